@@ -1,0 +1,60 @@
+"""One exception tree. A user meets every one of these as a single line and an exit code, never as a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PrunecoreError(Exception):
+    """The run failed for a reason that we understand (exit code 1)."""
+
+    exit_code = 1
+
+
+class ConfigError(PrunecoreError):
+    """Usage or configuration: what was got, what was expected, how to mend it (exit code 2)."""
+
+    exit_code = 2
+
+
+class PluginError(ConfigError):
+    """A plugin is unknown, ambiguous, broken, or names a hook that does not exist."""
+
+
+class TargetError(ConfigError):
+    """The target cannot be reached; the message holds the reachable range."""
+
+
+class DataError(PrunecoreError):
+    """The data set is damaged: the message lists the first faults with their places."""
+
+
+class ModelError(PrunecoreError):
+    """The network cannot be loaded, run or traced."""
+
+
+class CertificateError(PrunecoreError):
+    """A cut network does not compute what the masked one computes."""
+
+
+class TrainingError(PrunecoreError):
+    """Training cannot go on (for example: the loss is not finite)."""
+
+
+class RunDirectoryError(PrunecoreError):
+    """The run directory is taken, incomplete or cannot be written."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`", did you mean 'x'?"` for the known name closest to `name`, or an empty string."""
+    lowered = {k.lower(): k for k in known}
+    found = difflib.get_close_matches(name.lower(), list(lowered), n=1)
+    return f", did you mean {lowered[found[0]]!r}?" if found else ""
+
+
+def listing(names: Iterable[str], *, most: int = 20) -> str:
+    """`a, b, c (and 4 more)`: names for a one-line message."""
+    all_names = list(names)
+    tail = f" (and {len(all_names) - most} more)" if len(all_names) > most else ""
+    return ", ".join(all_names[:most]) + tail

@@ -1,0 +1,375 @@
+"""The frozen values that pass between stages. Nothing here computes more than a view of itself.
+
+Words (one word a thing): a *channel group* is a set of channels of several tensors that can only be removed together; a
+*member* is one dimension of one parameter or buffer inside a group; a *proposal* says which channels stay; a *recipe* is
+the portable description of the surgery that carried it out; a *certificate* is the proof that the cut was right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.utils.data import Dataset
+
+Indices = npt.NDArray[np.int64]
+Role = Literal["producer", "consumer", "norm", "bias", "buffer", "other"]
+Measure = Literal["macs", "params", "ptflops"]
+Scope = Literal["global", "uniform"]
+Phase = Literal["pretraining", "training", "retraining"]
+
+
+# ---------------------------------------------------------------- dependency graph
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One dimension of one parameter or buffer inside a group.
+
+    `index`, shape `(channels, k)`: row `c` holds the positions along `dim` of `tensor` that channel `c` of the group owns
+    (one for a convolution, H*W behind a flatten, several where a concatenation ties its parts).
+    """
+
+    tensor: str
+    dim: int
+    role: Role
+    index: Indices
+
+    @property
+    def module(self) -> str:
+        """The module that holds the tensor (`layer1.0.conv1` for `layer1.0.conv1.weight`)."""
+        return self.tensor.rpartition(".")[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A module output where a group's channels are visible as activations.
+
+    `index`, shape `(channels, k)`: positions along `dim` of the module's output (the `output`-th tensor of it).
+    """
+
+    module: str
+    dim: int
+    index: Indices
+    output: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """A split of a group's channels into parts that must keep equal counts; `part`, shape `(channels,)`, from 0."""
+
+    part: Indices
+    reason: str
+
+    @property
+    def parts(self) -> int:
+        return int(self.part.max()) + 1
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGroup:
+    """Channels that can only be removed together with all their members.
+
+    `frozen` is None, or why no channel of the group may go. `name` is the module of the first producer.
+    """
+
+    name: str
+    channels: int
+    members: tuple[Member, ...]
+    sites: tuple[Site, ...] = ()
+    partitions: tuple[Partition, ...] = ()
+    frozen: str | None = None
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules that own a member, in order, without repeats."""
+        return tuple(dict.fromkeys(m.module for m in self.members))
+
+
+@dataclass(frozen=True)
+class Link:
+    """Groups whose kept counts are in a fixed proportion: `kept[groups[i]] = ratios[i] * t` for one integer `t`."""
+
+    groups: tuple[str, ...]
+    ratios: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A size as an affine form of the kept counts: `(constant * divisor + sum(coef * kept[group])) / divisor`."""
+
+    constant: int
+    terms: tuple[tuple[str, int], ...] = ()
+    divisor: int = 1
+
+    def __call__(self, kept: Mapping[str, int]) -> int:
+        return self.constant + sum(coef * kept[group] for group, coef in self.terms) // self.divisor
+
+
+@dataclass(frozen=True)
+class OpCost:
+    """Multiply-accumulates of one operation for batch 1: `scale * product(factors)`."""
+
+    module: str
+    op: str
+    scale: int
+    factors: tuple[Affine, ...]
+
+
+@dataclass(frozen=True)
+class TensorForm:
+    """The shape of one parameter or buffer as a function of the kept counts (shared tensors appear once)."""
+
+    name: str
+    dims: tuple[Affine, ...]
+    is_parameter: bool
+
+
+@dataclass(frozen=True)
+class AttributeForm:
+    """A number that a module keeps in Python and that follows the kept counts (`groups` of a depthwise convolution)."""
+
+    module: str
+    attribute: str
+    value: Affine
+
+
+@dataclass(frozen=True)
+class Unprunable:
+    """A module that stays whole, and why (the operation that stopped it)."""
+
+    module: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class DependencyGraph:
+    """How the channels of a network are tied, and what it costs as a function of the kept counts."""
+
+    groups: tuple[ChannelGroup, ...]
+    links: tuple[Link, ...]
+    ops: tuple[OpCost, ...]
+    tensors: tuple[TensorForm, ...]
+    attributes: tuple[AttributeForm, ...] = ()
+    unprunable: tuple[Unprunable, ...] = ()
+    engine: str = ""
+
+    def group(self, name: str) -> ChannelGroup:
+        """The group of that name; KeyError where there is none."""
+        return {g.name: g for g in self.groups}[name]
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Channels of every group, uncut."""
+        return {g.name: g.channels for g in self.groups}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """MACs for batch 1 and parameter count."""
+
+    macs: int
+    params: int
+
+
+# ---------------------------------------------------------------- evidence, plan, surgery
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Evidence gathered from data. `tensors[name]` has the shape of the parameter or buffer `name`;
+    `sites[(module, output)]` has shape `(size of the channel dim,)`. `images`: how many were seen."""
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    sites: Mapping[tuple[str, int], Tensor] = field(default_factory=dict)
+    images: int = 0
+
+    def matrix(self, member: Member) -> Tensor:
+        """The evidence of one member as `(channels, features)`, laid out as `weights[member]` is."""
+        return member_matrix(self.tensors[member.tensor], member)
+
+
+def member_matrix(tensor: Tensor, member: Member) -> Tensor:
+    """The elements of `tensor` that each channel of `member` owns, as float32 `(channels, features)`."""
+    import torch
+
+    index = torch.from_numpy(np.ascontiguousarray(member.index)).to(tensor.device)
+    rows = tensor.detach().movedim(member.dim, 0).float()
+    return rows[index.flatten()].reshape(index.shape[0], -1)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to remove and what must hold while doing so (one meaning a field; see docs/guide/targets.md).
+
+    reduce: fraction of `measure` to remove, in [0, 1). multiple_of: whatever is cut ends as a multiple of it.
+    align_all: every width that may be cut ends as a multiple. min_channels: no group goes below. max_reduction: largest
+    fraction of one group that may go. skip: globs on module names; a skipped module keeps its inputs and outputs.
+    """
+
+    reduce: float
+    measure: Measure = "macs"
+    multiple_of: int | None = None
+    align_all: bool = False
+    min_channels: int = 1
+    max_reduction: float = 1.0
+    skip: tuple[str, ...] = ()
+    scope: Scope = "global"
+    sensitivity: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """Which channels stay. `kept[group]`: ascending channel indices of the group; groups left out stay whole.
+
+    `base`: number of the candidate that it is cut from (0 = the network as loaded). `reduce`: cumulative reduction aimed at.
+    """
+
+    kept: Mapping[str, Indices]
+    base: int = 0
+    reduce: float = 0.0
+    tune: Phase | None = "training"
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The ordered positions that stay along one dim of one tensor; `size` is the old length."""
+
+    tensor: str
+    dim: int
+    size: int
+    kept: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class AttributeEdit:
+    """A Python attribute of a module that changed with the widths. `old` and `new`: int, or tuple of int."""
+
+    module: str
+    attribute: str
+    old: int | tuple[int, ...]
+    new: int | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ValueEdit:
+    """A declared change of values: `tensor *= factor` on the positions `index` of `dim` (of the cut tensor), all if None."""
+
+    tensor: str
+    factor: float
+    dim: int = 0
+    index: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Width:
+    """A group's channel count before and after."""
+
+    group: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything needed to repeat a surgery on a fresh network of the original class; JSON in `recipe.json`."""
+
+    slices: tuple[Slice, ...] = ()
+    attributes: tuple[AttributeEdit, ...] = ()
+    values: tuple[ValueEdit, ...] = ()
+    widths: tuple[Width, ...] = ()
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The proof that the cut network computes what the masked one computes.
+
+    max_abs_error: largest difference of any compared output. inputs: shapes of the inputs used. notes: what the comparison
+    was restricted to, and what was changed on the masked side.
+    """
+
+    verified: bool
+    max_abs_error: float
+    inputs: tuple[tuple[int, ...], ...]
+    dtype: str
+    notes: tuple[str, ...] = ()
+
+
+# ---------------------------------------------------------------- models, tasks, candidates
+
+
+@dataclass(frozen=True, eq=False)
+class ExampleInputs:
+    """Positional and keyword inputs that the network can be called with."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A network and where it came from.
+
+    provenance: plain values that end in `result.json` (spec, class, source). pretrained: whether the weights are trained.
+    recipe: surgery already carried out on it, relative to the original class (empty for a fresh network).
+    """
+
+    model: nn.Module
+    inputs: ExampleInputs
+    provenance: Mapping[str, Any]
+    pretrained: bool
+    recipe: Recipe = Recipe()
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Data, loss and metric.
+
+    Items of both datasets are `(input, target)`. loss(outputs, targets) -> scalar tensor. metric() -> an object with
+    `update(outputs, targets)` and `compute()`, higher = better (torchmetrics' interface). labels: one int per training item, for the
+    stratified search split (None: split at random).
+    """
+
+    name: str
+    train: Dataset[Any]
+    validation: Dataset[Any]
+    loss: Callable[[Any, Any], Tensor]
+    metric: Callable[[], Any]
+    metric_name: str
+    labels: Sequence[int] | None = None
+    num_classes: int | None = None
+    collate: Callable[[list[Any]], Any] | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """What an evaluation found. images: how many were seen."""
+
+    name: str
+    value: float
+    loss: float
+    images: int
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A proposal applied, repaired, tuned as asked, measured on the search split.
+
+    number: 0 is the network as loaded. recipe: relative to the network as loaded. size: what is left of the target's measure.
+    """
+
+    number: int
+    model: nn.Module
+    recipe: Recipe
+    cost: Cost
+    size: float
+    score: Score | None = None
+    certificate: Certificate | None = None
+    stages: Mapping[str, Score] = field(default_factory=dict)

@@ -1,0 +1,65 @@
+"""Settings of training, evaluation and recalibration. No torch here: `prune --help` reads this."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Optimizer = Literal["adam", "sgd", "adamw"]
+RateSchedule = Literal["constant", "one-cycle", "cosine"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TrainingSettings(_Settings):
+    """How a network is trained. The defaults are for fine-tuning a pruned convolutional network (AdamW, one cycle).
+
+    epochs: passes over the data; 0 trains nothing. lr: the highest learning rate of the schedule. momentum: of `sgd`
+    (Nesterov). weight_decay: of matrices and filters only; biases and norm parameters are never decayed.
+    schedule: `constant`; `cosine` (down to 0); `one-cycle` (from lr/25 up to lr, then as a cosine down to 0).
+    warmup: fraction of all steps in which the rate rises (linearly). clip: largest norm of the gradient, None = unlimited.
+    precision: `auto` is bf16 (where the GPU has it, else fp16) on CUDA, fp32 elsewhere.
+    channels_last: memory layout of image networks; `auto` turns it on for CUDA.
+    batch_size: a data set that is smaller makes one batch. workers: processes that load data, 0 = this one.
+    max_batches: at most so many batches an epoch. shuffle: a new order every epoch. drop_last: leave out an incomplete
+    last batch. pin_memory: page-locked host memory, for CUDA. unfreeze: also train parameters that do not require a gradient
+    (their flags come back as they were).
+    """
+
+    epochs: int = Field(default=10, ge=0)
+    lr: float = Field(default=2e-3, gt=0)
+    optimizer: Optimizer = "adamw"
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=0.02, ge=0)
+    schedule: RateSchedule = "one-cycle"
+    warmup: float = Field(default=0.2, ge=0, lt=1)
+    clip: float | None = Field(default=1.0, gt=0)
+    precision: Precision = "auto"
+    channels_last: bool | Literal["auto"] = "auto"
+    batch_size: int = Field(default=64, ge=1)
+    workers: int = Field(default=0, ge=0)
+    max_batches: int | None = Field(default=None, ge=1)
+    shuffle: bool = True
+    drop_last: bool = True
+    pin_memory: bool = False
+    unfreeze: bool = False
+
+
+class EvaluationSettings(_Settings):
+    """How a network is evaluated (always in fp32). `max_batches`: at most so many, for a quick look."""
+
+    batch_size: int = Field(default=256, ge=1)
+    workers: int = Field(default=0, ge=0)
+    max_batches: int | None = Field(default=None, ge=1)
+
+
+class RecalibrationSettings(_Settings):
+    """How BatchNorm statistics are estimated anew: the mean over batches of `batch_size`, `images` in all."""
+
+    images: int = Field(default=1024, ge=2)
+    batch_size: int = Field(default=128, ge=2)
+    workers: int = Field(default=0, ge=0)

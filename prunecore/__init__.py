@@ -5,6 +5,39 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+# isort: off
+if TYPE_CHECKING:  # what a type checker sees of the lazy names below
+    from prunecore.errors import (
+        CertificateError as CertificateError,
+        ConfigError as ConfigError,
+        DataError as DataError,
+        ModelError as ModelError,
+        PluginError as PluginError,
+        PrunecoreError as PrunecoreError,
+        TargetError as TargetError,
+        TrainingError as TrainingError,
+    )
+    from prunecore.graph import GraphBuilder as GraphBuilder
+    from prunecore.hookspecs import hookimpl as hookimpl
+    from prunecore.types import (
+        Affine as Affine,
+        Calibration as Calibration,
+        Candidate as Candidate,
+        Certificate as Certificate,
+        ChannelGroup as ChannelGroup,
+        Cost as Cost,
+        DependencyGraph as DependencyGraph,
+        ExampleInputs as ExampleInputs,
+        LoadedModel as LoadedModel,
+        Member as Member,
+        Proposal as Proposal,
+        Recipe as Recipe,
+        Score as Score,
+        Target as Target,
+        Task as Task,
+    )
+# isort: on
+
 __version__ = "0.1.0"
 
 # name -> the module that defines it; torch is imported only where the name needs it

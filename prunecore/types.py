@@ -269,6 +269,15 @@ class ValueEdit:
 
 
 @dataclass(frozen=True)
+class TensorShape:
+    """The whole shape of a sliced tensor before and after."""
+
+    tensor: str
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Width:
     """A group's channel count before and after."""
 
@@ -279,12 +288,16 @@ class Width:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything needed to repeat a surgery on a fresh network of the original class; JSON in `recipe.json`."""
+    """Everything needed to repeat a surgery on a fresh network of the original class; JSON in `recipe.json`.
+
+    `shapes`: of every sliced tensor, so that a recipe applied to the wrong network is refused.
+    """
 
     slices: tuple[Slice, ...] = ()
     attributes: tuple[AttributeEdit, ...] = ()
     values: tuple[ValueEdit, ...] = ()
     widths: tuple[Width, ...] = ()
+    shapes: tuple[TensorShape, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -319,6 +332,7 @@ class LoadedModel:
 
     provenance: plain values that end in `result.json` (spec, class, source). pretrained: whether the weights are trained.
     recipe: surgery already carried out on it, relative to the original class (empty for a fresh network).
+    rebuild: a fresh network of the original class, for a `model` that is not one itself.
     """
 
     model: nn.Module
@@ -326,6 +340,7 @@ class LoadedModel:
     provenance: Mapping[str, Any]
     pretrained: bool
     recipe: Recipe = Recipe()
+    rebuild: Callable[[], nn.Module] | None = None
 
 
 @dataclass(frozen=True, eq=False)

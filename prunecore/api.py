@@ -1,0 +1,199 @@
+"""The Python API: `prune`, `trace`, `load` (`apply_recipe` lives in `prunecore.surgery`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prunecore.config.reader import Parsed, parse, read_yaml, target_faults
+from prunecore.errors import ConfigError, ModelError, RunDirectoryError
+from prunecore.registry import Choice, build_manager, find, has_hook
+from prunecore.run import directory as files
+from prunecore.run.defaults import DefaultSurgery
+from prunecore.run.rounds import Bench, analyse, apply, cost_of, cut, propose, size_of, unprunable_of
+from prunecore.run.rounds import trace as trace_by
+from prunecore.run.search import DefaultSearch, Problem, check_schedule, drive
+from prunecore.surgery import apply_recipe, load_recipe
+from prunecore.types import (
+    Candidate,
+    Certificate,
+    Cost,
+    DependencyGraph,
+    ExampleInputs,
+    LoadedModel,
+    Measure,
+    Proposal,
+    Recipe,
+    Scope,
+    Task,
+    Unprunable,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+DEFAULT_GRAPH = "labels"
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """A pruned network and the record of the cut. size: what is left of the measure."""
+
+    model: nn.Module
+    recipe: Recipe
+    certificate: Certificate
+    before: Cost
+    after: Cost
+    size: float
+    unprunable: tuple[Unprunable, ...]
+
+
+def as_inputs(example_inputs: Any) -> ExampleInputs:
+    """A tensor, a tuple or list of positional inputs, a mapping of keyword inputs, or `ExampleInputs`."""
+    if isinstance(example_inputs, ExampleInputs):
+        return example_inputs
+    if isinstance(example_inputs, Mapping):
+        return ExampleInputs((), dict(example_inputs))
+    if isinstance(example_inputs, tuple | list):
+        return ExampleInputs(tuple(example_inputs))
+    return ExampleInputs((example_inputs,))
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: Any,
+    algo: str = "l2norm",
+    reduce: float = 0.5,
+    measure: Measure = "macs",
+    multiple_of: int | None = None,
+    skip: Sequence[str] = (),
+    criterion: str | None = None,
+    scope: Scope = "global",
+    task: Task | None = None,
+    seed: int = 0,
+    *,
+    graph: str = DEFAULT_GRAPH,
+    options: Mapping[str, Any] | None = None,
+    **target: Any,
+) -> Pruned:
+    """Cut `reduce` of the MACs (or params, or ptflops' count) out of a copy of `model`; nothing is trained.
+
+    The caller's model, its mode, hooks and flags stay as they were. `task` is needed by criteria that look at data
+    (`taylor`). `options`: of the algorithm; `target`: further fields of `prunecore.Target`, such as `min_channels=8`.
+    Raises ConfigError (bad arguments), TargetError (out of reach), CertificateError (no verified cut was found).
+    """
+    settings = target_faults(
+        {
+            "reduce": reduce,
+            "measure": measure,
+            "multiple_of": multiple_of,
+            "skip": tuple(skip),
+            "scope": scope,
+            **target,
+        }
+    ).target()
+    manager = build_manager(
+        _choices(algo, criterion, graph, options or {}), defaults=(DefaultSearch(), DefaultSurgery())
+    )
+    inputs = as_inputs(example_inputs)
+    original = cost_of(model, inputs, settings.measure)
+    start = Candidate(0, model, Recipe(), original, 1.0)
+    bench = Bench(manager.hook, inputs, settings, original, seed, task)
+    schedule = check_schedule(manager.hook.prune_schedule(target=settings), settings)
+    known: dict[int, Candidate] = {0: start}
+    given_up: dict[str, str] = {}
+    analyses = {0: analyse(bench, start)}
+
+    def analysis_of(candidate: Candidate) -> Any:
+        if candidate.number not in analyses:
+            analyses[candidate.number] = analyse(bench, candidate, frozen=given_up)
+        return analyses[candidate.number]
+
+    def plan(candidate: Candidate, cumulative: float) -> Proposal:
+        return propose(bench, candidate, analysis_of(candidate), cumulative)
+
+    def realise(proposal: Proposal, number: int) -> Candidate:
+        base = known[proposal.base]
+        made = cut(bench, base, analysis_of(base), proposal)
+        given_up.update(made.frozen)
+        size = size_of(made.cost, original, settings.measure)
+        known[number] = Candidate(number, made.model, apply(base, made), made.cost, size, None, made.certificate)
+        return known[number]
+
+    problem = Problem(start, settings, schedule, seed, plan)
+    best = drive(manager.hook.prune_search(problem=problem), realise)
+    if best.certificate is None:
+        raise ConfigError("the search chose the network as it was; nothing was cut")
+    unprunable = unprunable_of(analyses[0].graph, given_up)
+    return Pruned(best.model, best.recipe, best.certificate, original, best.cost, best.size, unprunable)
+
+
+def trace(model: nn.Module, example_inputs: Any, *, graph: str = DEFAULT_GRAPH) -> DependencyGraph:
+    """The channel groups of `model` and its cost model."""
+    return trace_by(
+        build_manager([Choice("graph", find("graph", graph).name, {}, "graph")]).hook, model, as_inputs(example_inputs)
+    )
+
+
+def load(run_dir: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """The pruned network of a run, in eval mode.
+
+    model: a fresh network of the original class; by default it is built again as the run's own `config.yaml` says.
+    """
+    directory = Path(run_dir)
+    if not (directory / files.RECIPE).is_file():
+        raise RunDirectoryError(f"{directory}: no {files.RECIPE} there; give the directory of a finished run")
+    fresh = model if model is not None else original_of(load_original(directory))
+    pruned = apply_recipe(fresh, load_recipe(directory / files.RECIPE))
+    try:
+        pruned.load_state_dict(files.read_weights(directory / files.WEIGHTS))
+    except RuntimeError as error:
+        raise ModelError(
+            f"{directory}: the weights do not fit the network: {' '.join(str(error).split())[:300]}"
+        ) from error
+    return pruned.eval()
+
+
+def parsed_of(run_dir: Path) -> Parsed:
+    """The configuration that a run was started with."""
+    return parse(read_yaml(run_dir / files.CONFIG))
+
+
+def load_original(run_dir: Path) -> LoadedModel:
+    """The network that a run started from, by its own loader."""
+    parsed = parsed_of(run_dir)
+    choices = [c for c in parsed.choices if c.role == "loader"]
+    return load_by(choices[0])
+
+
+def original_of(loaded: LoadedModel) -> nn.Module:
+    """A network of the original class, to which recipes on disk are relative."""
+    return loaded.rebuild() if loaded.rebuild is not None else loaded.model
+
+
+def load_by(choice: Choice) -> LoadedModel:
+    """The network that one loader gives."""
+    torch.manual_seed(0)
+    loaded: LoadedModel | None = build_manager([choice]).hook.prune_load_model()
+    if loaded is None:
+        raise ConfigError(f"{choice.where}: the loader {choice.name!r} gave no network")
+    return loaded
+
+
+def _choices(algo: str, criterion: str | None, graph: str, options: Mapping[str, Any]) -> list[Choice]:
+    chosen = find("algorithm", algo)
+    choices = [Choice("graph", find("graph", graph).name, {}, "graph"), Choice("algorithm", chosen.name, options, algo)]
+    own = has_hook(chosen.load(), "prune_score")
+    if own and criterion is not None and find("algorithm", criterion).name != chosen.name:
+        raise ConfigError(
+            f"algo {chosen.name!r} is a criterion itself, got criterion {criterion!r} besides; drop one of them"
+        )
+    if not own:
+        from prunecore.config.reader import DEFAULT_CRITERION
+
+        choices.append(Choice("algorithm", find("algorithm", criterion or DEFAULT_CRITERION).name, {}, "criterion"))
+    return choices

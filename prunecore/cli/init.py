@@ -1,0 +1,55 @@
+"""`prune init`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+TEMPLATE = """\
+# A run of prunecore: `prune run -c {name}`. Every key is optional but `model` and `data`; unknown keys are refused.
+
+model: demo                   # torchvision:resnet50 | timm:NAME | python:net.py:build | run:DIR; a mapping takes options:
+# model: {{spec: "torchvision:resnet50", weights: DEFAULT, num_classes: 10}}
+data: digits                  # fashion-mnist[:DIR] | csv:PATH | folder:PATH | python:task.py:build
+
+algorithm: fpgm               # see `prune plugins`: l1norm l2norm fpgm taylor bn_scale random …
+# criterion: taylor           # for algorithms that are a schedule or a search
+# graph: labels               # how channels are found to be tied
+
+target:
+  reduce: 0.5                 # fraction of the measure to remove, in [0, 1)
+  measure: macs               # macs | params | ptflops
+  # multiple_of: 8            # whatever is cut ends as a multiple
+  # align_all: true           # every width that may be cut ends as a multiple
+  # min_channels: 4
+  # max_reduction: 0.9        # of one group
+  # skip: ["stem.*"]          # globs on module names; a skipped module keeps its inputs and outputs
+  # scope: uniform            # the same fraction everywhere, instead of one ranking over the network
+
+pretraining: {{epochs: 12}}     # train before pruning; leave it out for a network that is trained
+training:                     # fine-tuning after the cut
+  epochs: 6
+  # lr: 0.001
+  # optimizer: adamw          # adam | sgd | adamw
+  # batch_size: 64
+# recalibration: {{images: 1024}}
+# search_fraction: 0.1        # part of the training data that chooses; the validation split only reports
+# control: cut                # random control: none | cut | full (fine-tuned too)
+# device: auto                # cpu | cuda:0 | mps
+# seed: 0
+"""
+
+
+@click.command("init")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("Pruning.yaml"), show_default=True)
+@click.option("--force", is_flag=True, help="Overwrite the file.")
+def command(out: Path, force: bool) -> None:
+    """Write a commented Pruning.yaml."""
+    from prunecore.errors import ConfigError
+    from prunecore.run.directory import write_text
+
+    if out.exists() and not force:
+        raise ConfigError(f"{out}: exists already; give another --out, or --force to overwrite it")
+    write_text(out, TEMPLATE.format(name=out.name))
+    click.echo(f"wrote {out}; now: prune run -c {out}")

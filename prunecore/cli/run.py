@@ -1,0 +1,83 @@
+"""`prune run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from prunecore.cli.settings import DEFAULT_FILE, base_settings, with_flags, with_option
+
+
+@click.command("run")
+@click.option("-c", "--config", type=click.Path(path_type=Path), help="Configuration; default: ./Pruning.yaml.")
+@click.option("--algo", metavar="A", help="Algorithm: see `prune plugins`.")
+@click.option("--criterion", metavar="C", help="Criterion of a multi-stage algorithm or search.")
+@click.option("--graph", metavar="G", help="Graph engine.")
+@click.option("--model", metavar="SPEC", help="torchvision:NAME, timm:NAME, python:FILE.py:CALLABLE, run:DIR, demo.")
+@click.option("--weights", type=click.Path(path_type=Path), help="State dict (.pth or .safetensors) for --model.")
+@click.option(
+    "--data", metavar="SPEC", help="digits, fashion-mnist[:DIR], csv:PATH, folder:PATH, python:FILE.py:CALLABLE."
+)
+@click.option("-P", "reduce", type=float, metavar="P", help="Fraction of the measure to remove, in [0, 1).")
+@click.option("--out", type=click.Path(path_type=Path), help="Directory of the run; must not hold another.")
+@click.option("--set", "assignments", multiple=True, metavar="K=V", help="Any setting, such as training.epochs=3.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Go on with a run that was stopped.")
+@click.option("--seed", type=int, help="Seed of the run.")
+def command(
+    config: Path | None,
+    reduce: float | None,
+    out: Path | None,
+    assignments: tuple[str, ...],
+    resume: Path | None,
+    weights: Path | None,
+    **flags: Any,
+) -> None:
+    """Prune a network: cut, prove, repair, fine-tune, report.
+
+    With nothing else, `prune run --algo fpgm` uses ./Pruning.yaml if there is one, else it runs a demo in ./prune-demo:
+    a small residual network on the digits that ship in the package, trained on the spot.
+    """
+    from prunecore.config.reader import parse, read_yaml
+
+    if resume is not None:
+        from prunecore.run.directory import CONFIG, prepare
+
+        settings, directory = read_yaml(prepare(resume, resume=True) / CONFIG), resume
+    else:
+        settings, demo = base_settings(config, other_model=flags["model"] is not None)
+        if demo:
+            click.echo(
+                f"No {DEFAULT_FILE} here and no --model: running the embedded demo (`prune init` writes a configuration)."
+            )
+        named = {"algorithm": flags.pop("algo"), **flags}
+        settings = with_flags(settings, flags=named, reduce=reduce, assignments=assignments)
+        if weights is not None:
+            settings = with_option(settings, "model", "weights", str(weights))
+        directory = out or _default_directory(settings, demo=demo)
+    parsed = parse(settings)
+
+    from prunecore.cli.console import Console
+    from prunecore.run.pipeline import run
+
+    with Console(directory) as console:
+        try:
+            result = run(parsed, directory, listeners=(console,), resume=resume is not None)
+        except KeyboardInterrupt:
+            console.stopped()
+            raise click.exceptions.Exit(1) from None
+        console.summary(result)
+
+
+def _default_directory(settings: dict[str, Any], *, demo: bool) -> Path:
+    from prunecore.run.directory import free_directory
+
+    if settings.get("out"):
+        return Path(str(settings["out"]))
+    if demo:
+        return free_directory(Path("prune-demo"))
+    model = settings.get("model")
+    spec = model if isinstance(model, str) else str((model or {}).get("spec") or (model or {}).get("source") or "model")
+    name = Path(spec.rpartition(":")[2] or "model").stem
+    return free_directory(Path("prune-runs") / f"{name}-{str(settings.get('algorithm', 'l2norm')).lower()}")

@@ -1,0 +1,46 @@
+"""`prune verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from prunecore.cli.sources import is_run, loaded_of
+
+
+@click.command("verify")
+@click.argument("source", metavar="RUN|MODEL")
+@click.option("-P", "reduce", type=float, default=0.5, show_default=True, help="Size of the trial cut of a MODEL.")
+@click.option("--graph", default=None, help="Graph engine for the trial cut.")
+@click.option("--weights", type=click.Path(path_type=Path), help="State dict for MODEL.")
+@click.option("--set", "assignments", multiple=True, metavar="K=V", help="Option of the loader.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def command(
+    source: str, reduce: float, graph: str | None, weights: Path | None, assignments: tuple[str, ...], seed: int
+) -> None:
+    """Prove that the cut of a run, or a trial cut of a network, computes what the masked network computes."""
+    from dataclasses import asdict
+
+    from prunecore import api
+    from prunecore.report.tables import certificate_line
+    from prunecore.surgery import apply_recipe, certify, load_recipe
+
+    if is_run(source):
+        loaded = api.load_original(Path(source))
+        original, recipe = api.original_of(loaded), load_recipe(Path(source) / "recipe.json")
+        certificate = certify(original, apply_recipe(original, recipe), recipe, loaded.inputs, seed=seed)
+        api.load(source)  # the weights on disk fit the network
+    else:
+        loaded = loaded_of(source, weights, assignments)
+        engine = graph or api.DEFAULT_GRAPH
+        pruned = api.prune(loaded.model, loaded.inputs, algo="random", reduce=reduce, seed=seed, graph=engine)
+        certificate = pruned.certificate
+        click.echo(f"trial cut: size {pruned.size:.4f}, {len(pruned.unprunable)} modules left whole")
+        for item in pruned.unprunable:
+            click.echo(f"  {item.module}: {item.reason}")
+    click.echo(certificate_line(asdict(certificate)))
+    for note in certificate.notes:
+        click.echo(f"  {note}")
+    if not certificate.verified:
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,164 @@
+"""YAML, `--set` and flags -> `RunConfig`, with every fault reported at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from prunecore.config.schema import RunConfig, TargetSection
+from prunecore.errors import ConfigError, nearest
+from prunecore.registry import ALIASES, Choice, faults_of, find, has_hook, installed
+
+DEFAULT_CRITERION = "taylor"
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A configuration, the plugins that it names, and the name of the criterion in use."""
+
+    config: RunConfig
+    choices: tuple[Choice, ...]
+    criterion: str
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; ConfigError with the place where it does not parse."""
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; `prune init` writes one") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path}{place}: not valid YAML: {getattr(error, 'problem', error)}") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: got a {type(value).__name__}, expected a mapping of settings")
+    return value
+
+
+def assign(settings: Mapping[str, Any], assignment: str) -> dict[str, Any]:
+    """`settings` with `a.b=c` set; the value is read as YAML. Specs written as text become mappings where needed."""
+    path, equals, text = assignment.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {assignment!r}: expected key.key=value, such as training.epochs=3")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {assignment!r}: the value is not valid YAML") from error
+    return _with(settings, keys, value)
+
+
+def _with(settings: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:
+    if len(keys) == 1:
+        return {**settings, keys[0]: value}
+    inner = settings.get(keys[0])
+    if isinstance(inner, str):
+        inner = {"spec": inner}
+    return {**settings, keys[0]: _with(inner if isinstance(inner, Mapping) else {}, keys[1:], value)}
+
+
+def parse(settings: Mapping[str, Any]) -> Parsed:
+    """Validate `settings` and resolve the plugins that they name. One ConfigError lists every fault."""
+    faults: list[str] = []
+    settings = _hoist_reduce(settings)
+    config: RunConfig | None = None
+    try:
+        config = RunConfig.model_validate(settings)
+    except ValidationError as error:
+        faults += faults_of(error)
+    faults += _unknown_sections(settings)
+    choices: list[Choice] = []
+    criterion = ""
+    if config is not None:
+        choices, criterion, more = _choices(config)
+        faults += more
+    if config is None or faults:
+        raise ConfigError(faults[0] if len(faults) == 1 else "\n  ".join([f"{len(faults)} faults:", *faults]))
+    return Parsed(config, tuple(choices), criterion)
+
+
+def _hoist_reduce(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`reduce` in the algorithm's own section stands in for a missing `target.reduce`."""
+    name = _section_name(settings, str(settings.get("algorithm", "")))
+    section = settings.get(name) if name else None
+    if not isinstance(section, Mapping) or "reduce" not in section:
+        return settings
+    target = settings.get("target")
+    own = {k: v for k, v in section.items() if k != "reduce"}
+    merged = {"reduce": section["reduce"], **(target if isinstance(target, Mapping) else {})}
+    return {**settings, name: own, "target": merged}
+
+
+def _section_name(settings: Mapping[str, Any], plugin: str) -> str:
+    """The key of `settings` that is the plugin's section, whatever its case, or an empty string."""
+    wanted = ALIASES.get(plugin.lower(), plugin.lower())
+    matches = (k for k in settings if k not in RunConfig.model_fields and ALIASES.get(k.lower(), k.lower()) == wanted)
+    return next(matches, "")
+
+
+def _unknown_sections(settings: Mapping[str, Any]) -> list[str]:
+    names = {p.name.lower() for role in ("algorithm", "graph", "tracker", "extension") for p in installed(role)}
+    known = {*RunConfig.model_fields, *names}
+    return [
+        f"{key}: unknown key{nearest(str(key), known)}"
+        for key in settings
+        if key not in RunConfig.model_fields and ALIASES.get(str(key).lower(), str(key).lower()) not in known
+    ]
+
+
+def _choices(config: RunConfig) -> tuple[list[Choice], str, list[str]]:
+    """The plugins that the run uses, the criterion's name, and faults such as an unknown name."""
+    faults: list[str] = []
+    choices: list[Choice] = []
+
+    def choose(role: str, name: str, section: Mapping[str, Any], where: str) -> Choice | None:
+        try:
+            choice = Choice(role, find(role, name).name, section, where)
+        except ConfigError as error:
+            faults.append(f"{where}: {error}")
+            return None
+        choices.append(choice)
+        return choice
+
+    def section_of(name: str) -> Mapping[str, Any]:
+        value = config.sections.get(_section_name(config.sections, name))
+        return value if isinstance(value, Mapping) else {}
+
+    choose("loader", config.model.kind, config.model.options, "model")
+    if config.data is not None:
+        choose("task", config.data.kind, config.data.options, "data")
+    choose("graph", config.graph, section_of(config.graph), "graph")
+    for tracker in config.trackers:
+        choose("tracker", tracker, section_of(tracker), "trackers")
+    algorithm = choose("algorithm", config.algorithm, section_of(config.algorithm), "algorithm")
+    if algorithm is None:
+        return choices, "", faults
+    criterion = config.criterion
+    if has_hook(find("algorithm", algorithm.name).load(), "prune_score"):
+        if criterion is not None and find("algorithm", criterion).name != algorithm.name:
+            faults.append(
+                f"criterion: {algorithm.name} is a criterion itself, got {criterion!r} besides; drop one of them"
+            )
+        return choices, algorithm.name, faults
+    chosen = choose(
+        "algorithm", criterion or DEFAULT_CRITERION, section_of(criterion or DEFAULT_CRITERION), "criterion"
+    )
+    return choices, chosen.name if chosen else "", faults
+
+
+def target_faults(values: Mapping[str, Any]) -> TargetSection:
+    """Validate a target given as keywords (the Python API); ConfigError lists every fault."""
+    try:
+        return TargetSection.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError("; ".join(faults_of(error, "target"))) from error

@@ -1,0 +1,211 @@
+"""Entry points -> one plugin manager a run.
+
+pluggy's own `load_setuptools_entrypoints` is not used: where two distributions offer one name it silently loads one of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import pluggy
+from pydantic import BaseModel, ValidationError
+
+from prunecore import hookspecs
+from prunecore.errors import ConfigError, PluginError, listing, nearest
+
+ROLES = {
+    "algorithm": "prunecore.algorithms",
+    "loader": "prunecore.loaders",
+    "graph": "prunecore.graphs",
+    "task": "prunecore.tasks",
+    "tracker": "prunecore.trackers",
+    "extension": "prunecore.extensions",
+}
+
+# the names that existing users type, in lower case
+ALIASES = {
+    "taylorfoweight": "taylor",
+    "lotteryticket": "lottery_ticket",
+    "activationmeanrank": "activation_mean_rank",
+    "my_pruning": "netadapt",
+    "torch_pruning": "torch-pruning",
+}
+
+TRACE_VARIABLE = "PRUNECORE_TRACE_PLUGINS"
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A plugin that some installed distribution offers."""
+
+    role: str
+    name: str
+    distribution: str
+    version: str
+    entry: EntryPoint
+
+    def load(self) -> type:
+        """Import the plugin's class; PluginError where that fails."""
+        try:
+            loaded = self.entry.load()
+        except Exception as error:
+            raise PluginError(
+                f"plugin {self.name!r} of {self.distribution} {self.version} cannot be imported from {self.entry.value!r}: "
+                f"{type(error).__name__}: {error}; reinstall or remove {self.distribution}"
+            ) from error
+        if not isinstance(loaded, type):
+            raise PluginError(
+                f"plugin {self.name!r} of {self.distribution}: {self.entry.value!r} is a {type(loaded).__name__}, expected a class"
+            )
+        return loaded
+
+
+def installed(role: str) -> tuple[Installed, ...]:
+    """Every plugin of a role, ordered by name. The same entry of one distribution, found twice on the path, counts once."""
+    found: dict[tuple[str, str, str], Installed] = {}
+    for entry in entry_points(group=ROLES[role]):
+        distribution = entry.dist.name if entry.dist else "unknown"
+        version = entry.dist.version if entry.dist else "?"
+        found.setdefault(
+            (entry.name, distribution, entry.value), Installed(role, entry.name, distribution, version, entry)
+        )
+    return tuple(sorted(found.values(), key=lambda i: (i.name, i.distribution)))
+
+
+def find(role: str, name: str) -> Installed:
+    """The one plugin of that role and name (case does not matter, old names are accepted); PluginError otherwise."""
+    plugins = installed(role)
+    wanted = ALIASES.get(name.lower(), name.lower())
+    matches = [p for p in plugins if p.name.lower() == wanted]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        offers = " and ".join(f"{m.distribution} {m.version}" for m in matches)
+        raise PluginError(f"{role} {name!r} is offered by {offers}: uninstall one of them")
+    names = [p.name for p in plugins]
+    hint = nearest(name, [*names, *ALIASES])
+    raise PluginError(f"unknown {role} {name!r}{hint}; installed: {listing(names) or 'none'}")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One plugin that the run uses, and the section of the configuration that fills its options."""
+
+    role: str
+    name: str
+    section: Mapping[str, Any]
+    where: str
+
+
+def faults_of(error: ValidationError, where: str = "") -> list[str]:
+    """One line a fault of a pydantic error, as `where.field: message (got …)`."""
+    lines = []
+    for fault in error.errors(include_url=False):
+        path = ".".join(str(p) for p in (where, *fault["loc"]) if str(p))
+        message = str(fault["msg"]).removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            message = "unknown key"
+        got = fault.get("input")
+        shown = "" if fault["type"] in {"missing", "extra_forbidden"} or isinstance(got, dict) else f" (got {got!r})"
+        lines.append(f"{path or 'config'}: {message}{shown}")
+    return lines
+
+
+def build_plugin(choice: Choice) -> tuple[Any, list[str]]:
+    """The plugin's instance, or None and the faults of its options."""
+    plugin_class = find(choice.role, choice.name).load()
+    options_class = getattr(plugin_class, "Options", None)
+    if options_class is None:
+        if choice.section:
+            keys = listing(choice.section)
+            return None, [f"{choice.where}: {choice.name} has no options, got {keys}"]
+        return plugin_class(), []
+    if not (isinstance(options_class, type) and issubclass(options_class, BaseModel)):
+        raise PluginError(f"plugin {choice.name!r}: Options must be a pydantic model, got {options_class!r}")
+    try:
+        options = options_class.model_validate(dict(choice.section))
+    except ValidationError as error:
+        known = listing(options_class.model_fields)
+        return None, [f"{line}; {choice.name} knows: {known}" for line in faults_of(error, choice.where)]
+    return plugin_class(options), []
+
+
+def build_manager(
+    choices: Sequence[Choice], *, defaults: Sequence[Any] = (), faults: Sequence[str] = ()
+) -> pluggy.PluginManager:
+    """ONE plugin manager that holds the core's defaults, the chosen plugins and every extension.
+
+    `faults`: found so far in the configuration; together with those of the options they are raised as one ConfigError.
+    """
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    all_faults = list(faults)
+    chosen = {(c.role, c.name) for c in choices}
+    extensions = [
+        Choice("extension", e.name, {}, e.name) for e in installed("extension") if ("extension", e.name) not in chosen
+    ]
+    for default in defaults:
+        manager.register(default)
+    for choice in (*extensions, *choices):
+        plugin, found = build_plugin(choice)
+        all_faults += found
+        if plugin is not None:
+            register(manager, plugin, f"{choice.role}:{choice.name}")
+    if all_faults:
+        raise ConfigError(
+            "; ".join(all_faults) if len(all_faults) == 1 else "\n  ".join([f"{len(all_faults)} faults:", *all_faults])
+        )
+    if os.environ.get(TRACE_VARIABLE):
+        _trace_calls(manager)
+    return manager
+
+
+def register(manager: pluggy.PluginManager, plugin: Any, name: str) -> None:
+    """Register an instance; a hook that does not exist, or has other arguments, is a PluginError that names it."""
+    try:
+        manager.register(plugin, name)
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        manager.unregister(plugin)
+        known = [n for n in dir(hookspecs) if n.startswith("prune_")]
+        wrong = [n for n in dir(plugin) if n.startswith("prune_") and n not in known]
+        hints = "".join(f"; {n!r} is no hook{nearest(n, known)}" for n in wrong)
+        raise PluginError(f"plugin {name!r} does not fit the hooks: {str(error).splitlines()[-1]}{hints}") from error
+
+
+def hooks_of(plugin_class: type) -> tuple[str, ...]:
+    """Names of the hooks that a plugin class implements, in the order of the menu."""
+    attribute = f"{hookspecs.PROJECT}_impl"
+    return tuple(
+        name
+        for name, value in vars(hookspecs).items()
+        if name.startswith("prune_") and callable(value) and hasattr(getattr(plugin_class, name, None), attribute)
+    )
+
+
+def has_hook(plugin_class: type, hook: str) -> bool:
+    return hook in hooks_of(plugin_class)
+
+
+def _trace_calls(manager: pluggy.PluginManager) -> None:
+    """Print every hook call with its arguments and result to standard error."""
+    import sys
+
+    def show(value: Any) -> str:
+        text = repr(value)
+        return text if len(text) <= 80 else f"<{type(value).__name__}>"
+
+    def before(hook_name: str, methods: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        arguments = ", ".join(f"{k}={show(v)}" for k, v in kwargs.items())
+        print(f"[plugins] {hook_name}({arguments})", file=sys.stderr)
+
+    def after(outcome: pluggy.Result[Any], hook_name: str, methods: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        shown = repr(outcome.exception) if outcome.exception else show(outcome.get_result())
+        print(f"[plugins] {hook_name} -> {shown}", file=sys.stderr)
+
+    add: Callable[..., Any] = manager.add_hookcall_monitoring
+    add(before, after)

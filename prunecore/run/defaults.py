@@ -1,0 +1,64 @@
+"""The core's own implementations of hooks, registered like plugins and asked last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prunecore.hookspecs import hookimpl
+from prunecore.run.directory import write_whole
+from prunecore.surgery import resize
+from prunecore.training import fine_tune
+from prunecore.types import Phase, Proposal, Recipe, Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from prunecore.config.training import TrainingSettings
+    from prunecore.types import DependencyGraph
+
+
+class DefaultSurgery:
+    """Cut by slicing."""
+
+    @hookimpl(trylast=True)
+    def prune_resize(self, model: nn.Module, graph: DependencyGraph, proposal: Proposal) -> tuple[nn.Module, Recipe]:
+        return resize(model, graph, proposal)
+
+
+class DefaultTraining:
+    """Fine-tune by the loop of `prunecore.training`; `scratch(name)` is where an interrupted one leaves its last epoch."""
+
+    def __init__(
+        self,
+        settings: Mapping[Phase, TrainingSettings],
+        *,
+        device: str,
+        scratch: Callable[[str], Path | None],
+        emit: Callable[[Mapping[str, Any]], object],
+    ) -> None:
+        self._settings = settings
+        self._device = device
+        self._scratch = scratch
+        self._emit = emit
+
+    @hookimpl(trylast=True)
+    def prune_fine_tune(
+        self, model: nn.Module, phase: Phase, task: Task, teacher: nn.Module | None, seed: int
+    ) -> nn.Module:
+        path = self._scratch(f"{phase}-{seed}")
+        return fine_tune(
+            model,
+            task,
+            self._settings[phase],
+            device=self._device,
+            seed=seed,
+            state=torch.load(path, weights_only=True) if path is not None and path.is_file() else None,
+            on_event=lambda event: self._emit({**event, "phase": phase}),
+            on_epoch=None
+            if path is None
+            else lambda epoch: write_whole(path, lambda file: torch.save(dict(epoch.state), file)),
+        )

@@ -1,0 +1,168 @@
+"""One round: analyse a candidate, plan, cut, certify. A cut that fails its certificate is frozen and planned again."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from prunecore.errors import CertificateError, ModelError
+from prunecore.measure import count, ptflops_cost
+from prunecore.planning import plan, plan_measured, reachable
+from prunecore.scoring import score_all
+from prunecore.surgery import certify, compose
+from prunecore.types import Calibration, Certificate, Cost, Proposal, Recipe, Unprunable
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from prunecore.types import Candidate, DependencyGraph, ExampleInputs, Target, Task
+
+ATTEMPTS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What every round of a run needs and none of them changes. `hook`: pluggy's hook relay."""
+
+    hook: Any
+    inputs: ExampleInputs
+    target: Target
+    original: Cost
+    seed: int
+    task: Task | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """A candidate's dependency graph and the saliency of its channels."""
+
+    graph: DependencyGraph
+    scores: Mapping[str, Tensor]
+    images: int = 0
+    frozen: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A verified cut. recipe: relative to the network that was cut. frozen: groups given up, and why."""
+
+    model: nn.Module
+    recipe: Recipe
+    certificate: Certificate
+    cost: Cost
+    frozen: Mapping[str, str]
+
+
+def cost_of(model: nn.Module, inputs: ExampleInputs, measure: str) -> Cost:
+    """MACs and params of `model`, MACs by the convention that `measure` names."""
+    return ptflops_cost(model, inputs) if measure == "ptflops" else count(model, inputs)
+
+
+def size_of(cost: Cost, original: Cost, measure: str) -> float:
+    """What is left of the measure."""
+    if measure == "params":
+        return cost.params / original.params
+    return cost.macs / original.macs if original.macs else 1.0
+
+
+def trace(hook: Any, model: nn.Module, inputs: ExampleInputs) -> DependencyGraph:
+    """The dependency graph by the engine in use; ModelError where no engine is loaded."""
+    graph: DependencyGraph | None = hook.prune_trace(model=model, inputs=inputs)
+    if graph is None:
+        raise ModelError("no graph engine traced the network; choose one with --graph")
+    return graph
+
+
+def analyse(bench: Bench, candidate: Candidate, *, frozen: Mapping[str, str] | None = None) -> Analysis:
+    """Trace `candidate`, make sure that the target is in reach, then calibrate and score."""
+    graph = trace(bench.hook, candidate.model, bench.inputs)
+    if bench.target.measure != "ptflops":
+        reachable(graph, bench.target, original=bench.original).require(bench.target.reduce)
+    calibration = bench.hook.prune_calibrate(
+        model=copy.deepcopy(candidate.model), graph=graph, inputs=bench.inputs, task=bench.task, seed=bench.seed
+    )
+    evidence = calibration or Calibration()
+    scores = score_all(graph, candidate.model, bench.hook, evidence, bench.seed)
+    return Analysis(graph, scores, evidence.images, frozen or {})
+
+
+def propose(bench: Bench, candidate: Candidate, analysis: Analysis, reduce: float) -> Proposal:
+    """The exact plan for one cumulative reduction."""
+    target = dataclasses.replace(bench.target, reduce=reduce)
+    frozen = frozenset(analysis.frozen)
+    if target.measure != "ptflops":
+        planned = plan(analysis.graph, analysis.scores, target, original=bench.original, frozen=frozen)
+    else:
+
+        def measured(proposal: Proposal) -> float:
+            model, _ = bench.hook.prune_resize(model=candidate.model, graph=analysis.graph, proposal=proposal)
+            return size_of(cost_of(model, bench.inputs, "ptflops"), bench.original, "ptflops")
+
+        planned = plan_measured(analysis.graph, analysis.scores, target, measured, frozen=frozen)
+    return dataclasses.replace(planned.proposal, base=candidate.number, reduce=reduce)
+
+
+def cut(bench: Bench, candidate: Candidate, analysis: Analysis, proposal: Proposal) -> Cut:
+    """Carry out `proposal` and prove it; freeze what fails, plan again to the same target, give up after a few times.
+
+    Raises CertificateError with the module where the networks first differ.
+    """
+    frozen: Mapping[str, str] = dict(analysis.frozen)
+    for _ in range(ATTEMPTS):
+        attempt = _attempt(bench, candidate, analysis, proposal)
+        if isinstance(attempt, Cut):
+            return Cut(attempt.model, attempt.recipe, attempt.certificate, attempt.cost, frozen)
+        culprits = _culprits(bench, candidate, analysis, proposal)
+        if not culprits:
+            break
+        frozen = {**frozen, **culprits}
+        analysis = Analysis(analysis.graph, analysis.scores, analysis.images, frozen)
+        proposal = propose(bench, candidate, analysis, proposal.reduce)
+    raise CertificateError(
+        f"the cut network does not compute what the masked one does: {attempt}; name the module under skip"
+    )
+
+
+def _attempt(bench: Bench, candidate: Candidate, analysis: Analysis, proposal: Proposal) -> Cut | str:
+    """The verified cut, or in one line why there is none."""
+    try:
+        model, recipe = bench.hook.prune_resize(model=candidate.model, graph=analysis.graph, proposal=proposal)
+        certificate = certify(candidate.model, model, recipe, bench.inputs, seed=bench.seed)
+    except (ModelError, RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    if not certificate.verified:
+        return certificate.notes[0] if certificate.notes else f"outputs differ by {certificate.max_abs_error:g}"
+    return Cut(model, recipe, certificate, cost_of(model, bench.inputs, bench.target.measure), {})
+
+
+def _culprits(bench: Bench, candidate: Candidate, analysis: Analysis, proposal: Proposal) -> dict[str, str]:
+    """Groups whose part of the proposal fails alone (linked groups are tried together), with the reason."""
+    found: dict[str, str] = {}
+    for names in _together(analysis.graph, proposal):
+        alone = Proposal({n: proposal.kept[n] for n in names}, proposal.base, proposal.reduce)
+        outcome = _attempt(bench, candidate, analysis, alone)
+        if isinstance(outcome, str):
+            found.update(dict.fromkeys(names, outcome))
+    return found
+
+
+def _together(graph: DependencyGraph, proposal: Proposal) -> list[tuple[str, ...]]:
+    """Names of the groups that the proposal cuts; linked ones in one tuple."""
+    sets: dict[str, frozenset[str]] = {name: frozenset([name]) for name in proposal.kept}
+    for link in graph.links:
+        merged = frozenset().union(*(sets[n] for n in link.groups if n in sets))
+        sets = {n: (merged if n in merged else s) for n, s in sets.items()}
+    return [tuple(sorted(s)) for s in dict.fromkeys(sets.values())]
+
+
+def apply(candidate: Candidate, made: Cut) -> Recipe:
+    """The recipe relative to the network as loaded."""
+    return compose(candidate.recipe, made.recipe) if candidate.recipe.slices else made.recipe
+
+
+def unprunable_of(graph: DependencyGraph, frozen: Mapping[str, str]) -> tuple[Unprunable, ...]:
+    """What stays whole: found by the engine, and given up after a failed certificate."""
+    return (*graph.unprunable, *(Unprunable(name, reason) for name, reason in frozen.items()))

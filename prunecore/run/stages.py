@@ -1,0 +1,76 @@
+"""Stages whose results are kept: what a killed run has finished is read back, what it was in is done again.
+
+A stage is deterministic given its name, so `compute` may be replaced by its recorded result.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prunecore.run.directory import read_weights, write_weights
+from prunecore.run.journal import Journal
+from prunecore.types import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """What a stage leaves behind. recipe: relative to the network as loaded. data: plain values only."""
+
+    model: nn.Module
+    recipe: Recipe = Recipe()
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Stages:
+    """Runs stages by name. Without a directory nothing is kept."""
+
+    def __init__(self, directory: Path | None, rebuild: Callable[[Recipe], nn.Module]) -> None:
+        self._directory = directory
+        self._rebuild = rebuild
+        self.journal = Journal(directory / "journal.jsonl") if directory else None
+
+    def run(self, name: str, compute: Callable[[], Snapshot]) -> Snapshot:
+        """The recorded result of stage `name`, or that of `compute`, recorded."""
+        from prunecore.surgery import recipe_from_dict, recipe_to_dict
+
+        if self.journal is None or self._directory is None:
+            return compute()
+        record = self.journal.find("stage", name)
+        if record is not None:
+            recipe = recipe_from_dict(record["recipe"])
+            model = self._rebuild(recipe)
+            model.load_state_dict(read_weights(self._directory / record["checkpoint"]))
+            return Snapshot(model, recipe, record["data"])
+        snapshot = compute()
+        checkpoint = f"checkpoints/{_slug(name)}.safetensors"
+        write_weights(self._directory / checkpoint, snapshot.model)
+        record = {"recipe": recipe_to_dict(snapshot.recipe), "checkpoint": checkpoint, "data": dict(snapshot.data)}
+        self.journal.append({"event": "stage", "name": name, **record})
+        return snapshot
+
+    def value(self, name: str, compute: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+        """The same for a stage that yields plain values only."""
+        if self.journal is None:
+            return compute()
+        record = self.journal.find("value", name)
+        if record is not None:
+            data: Mapping[str, Any] = record["data"]
+            return data
+        data = compute()
+        self.journal.append({"event": "value", "name": name, "data": dict(data)})
+        return data
+
+    def scratch(self, name: str) -> Path | None:
+        """A file for the inside of a stage (optimiser state between epochs), or None where nothing is kept."""
+        return self._directory / "checkpoints" / f"{_slug(name)}.partial.pt" if self._directory else None
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)

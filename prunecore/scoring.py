@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from prunecore.errors import ConfigError, PluginError, PrunecoreError
 from prunecore.types import Calibration, ChannelGroup, DependencyGraph, Member, Role, Task, member_matrix
@@ -136,22 +134,15 @@ def require_task(task: Task | None, criterion: str) -> Task:
 
 
 def calibration_batches(
-    task: Task, *, batch_size: int, batches: int | None, seed: int, device: torch.device
+    task: Task, *, batch_size: int, limit: int | None, seed: int, device: torch.device
 ) -> Iterator[tuple[Any, Any]]:
-    """Shuffled `(inputs, targets)` batches of the training data on `device`: one epoch, or its first `batches`."""
-    generator = torch.Generator().manual_seed(seed)
-    loader: DataLoader[Any] = DataLoader(
-        task.train, batch_size=batch_size, shuffle=True, collate_fn=task.collate, generator=generator
-    )
-    for inputs, targets in islice(loader, batches):
-        yield _moved(inputs, device), _moved(targets, device)
+    """Shuffled `(inputs, targets)` batches of the training data on `device`: one epoch, or its first `limit` batches.
 
+    Augmentation draws from torch's global generator: iterate under `prunecore.training.seeded`.
+    """
+    from prunecore.training import batches
+    from prunecore.training.forward import moved
 
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, Mapping):
-        return {key: _moved(item, device) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return type(value)(_moved(item, device) for item in value)
-    return value
+    images = None if limit is None else limit * batch_size
+    for inputs, targets in batches(task.train, task, batch_size=batch_size, seed=seed, images=images):
+        yield moved(inputs, device), moved(targets, device)

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 
 import prunecore
 from prunecore.scoring import Matrices, calibration_batches, mean_over_producers, require_task, speakers
+from prunecore.training import seeded
+from prunecore.training.forward import call, device_of, images_in, loss_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -46,21 +48,17 @@ class Taylor:
         task = require_task(task, "taylor")
         wanted = {m.tensor for g in graph.groups if g.frozen is None for m in speakers(g)}
         parameters = {name: p for name, p in model.named_parameters() if name in wanted}
-        device = next(model.parameters()).device
+        device, options = device_of(model), self._options
         batches = calibration_batches(
-            task, batch_size=self._options.batch_size, batches=self._options.batches, seed=seed, device=device
+            task, batch_size=options.batch_size, limit=options.batches, seed=seed, device=device
         )
         sums: dict[str, Tensor] = {}
         steps = images = 0
-        with _differentiable(model, list(parameters.values())):
-            for steps, (x, y) in enumerate(batches, start=1):  # noqa: B007
-                images += len(y)
+        with seeded(seed, device), _differentiable(model, list(parameters.values())):
+            for x, y in batches:
+                steps, images = steps + 1, images + images_in(x)
                 for name, change in _squared_changes(task, model, parameters, x, y).items():
                     sums[name] = sums[name] + change if name in sums else change
-        if not steps:
-            raise prunecore.DataError(
-                f"taylor: the training data of task {task.name!r} is empty, expected at least one item"
-            )
         return prunecore.Calibration(tensors={name: total / steps for name, total in sums.items()}, images=images)
 
     @prunecore.hookimpl
@@ -81,7 +79,7 @@ def _squared_changes(
     task: prunecore.Task, model: nn.Module, parameters: Mapping[str, Tensor], x: Any, y: Any
 ) -> dict[str, Tensor]:
     """(w · g)² of one batch for every parameter that the loss depends on, in the parameter's shape."""
-    loss = task.loss(model(x), y)
+    loss = loss_of(task, call(model, x), y)
     if not torch.isfinite(loss):
         raise prunecore.TrainingError(
             f"taylor: the loss is {loss.item()}, expected a finite number; check the network and its data"

@@ -21,13 +21,13 @@ class TrainingSettings(_Settings):
     epochs: passes over the data; 0 trains nothing. lr: the highest learning rate of the schedule. momentum: of `sgd`
     (Nesterov). weight_decay: of matrices and filters only; biases and norm parameters are never decayed.
     schedule: `constant`; `cosine` (down to 0); `one-cycle` (from lr/25 up to lr, then as a cosine down to 0).
-    warmup: fraction of all steps in which the rate rises (linearly). clip: largest norm of the gradient, None = unlimited.
+    warmup: fraction of all steps in which the rate rises (linearly). clip: largest norm of the gradient; None: any.
     precision: `auto` is bf16 (where the GPU has it, else fp16) on CUDA, fp32 elsewhere.
     channels_last: memory layout of image networks; `auto` turns it on for CUDA.
     batch_size: a data set that is smaller makes one batch. workers: processes that load data, 0 = this one.
     max_batches: at most so many batches an epoch. shuffle: a new order every epoch. drop_last: leave out an incomplete
-    last batch. pin_memory: page-locked host memory, for CUDA. unfreeze: also train parameters that do not require a gradient
-    (their flags come back as they were).
+    last batch. pin_memory: page-locked host memory, for CUDA. unfreeze: train also the parameters that do not require a
+    gradient (their flags come back as they were).
     """
 
     epochs: int = Field(default=10, ge=0)

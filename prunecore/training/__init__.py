@@ -1,1 +1,32 @@
+"""Training, evaluation, BatchNorm recalibration, and what tasks are made of."""
 
+from prunecore.training.classification import classification_task, cross_entropy
+from prunecore.training.data import Batch, TensorData, batches, collate, split, stratified
+from prunecore.training.devices import available_devices, check_device, resolve_device
+from prunecore.training.evaluation import evaluate
+from prunecore.training.forward import call
+from prunecore.training.loop import Epoch, fine_tune, fit_epochs
+from prunecore.training.recalibration import recalibrate
+from prunecore.training.seeds import derive_seed, seeded
+
+__all__ = [
+    "Batch",
+    "Epoch",
+    "TensorData",
+    "available_devices",
+    "batches",
+    "call",
+    "check_device",
+    "classification_task",
+    "collate",
+    "cross_entropy",
+    "derive_seed",
+    "evaluate",
+    "fine_tune",
+    "fit_epochs",
+    "recalibrate",
+    "resolve_device",
+    "seeded",
+    "split",
+    "stratified",
+]

@@ -1,0 +1,108 @@
+"""Calling a network on a batch, and leaving it as it was."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from prunecore.errors import ModelError, TrainingError
+
+if TYPE_CHECKING:
+    from prunecore.types import Task
+
+# What torch raises where shapes, types or classes do not fit.
+_MISFIT = (RuntimeError, ValueError, TypeError, IndexError)
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """`model` on the inputs of one batch: a tensor, a sequence (positional), or a mapping (by keyword).
+
+    Raises ModelError, which names the shapes, where the network cannot take them.
+    """
+    try:
+        if isinstance(inputs, Mapping):
+            return model(**inputs)
+        if isinstance(inputs, (tuple, list)):
+            return model(*inputs)
+        return model(inputs)
+    except _MISFIT as fault:
+        raise ModelError(
+            f"{type(model).__name__} cannot be run on data of shape {shapes(inputs)}: {first_line(fault)}; "
+            "check that the input size and channels of the data are those of the network"
+        ) from fault
+
+
+def loss_of(task: Task, outputs: Any, targets: Any) -> Tensor:
+    """The task's loss, a scalar tensor; TrainingError, which names the shapes, where it cannot be computed."""
+    try:
+        return task.loss(outputs, targets)
+    except _MISFIT as fault:
+        raise TrainingError(
+            f"the loss of task {task.name!r} cannot be computed from outputs {shapes(outputs)} and targets "
+            f"{shapes(targets)}: {first_line(fault)}; check that the network has the outputs (classes) of the task"
+        ) from fault
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Every tensor inside nested tuples, lists, mappings."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from chain.from_iterable(tensors_in(v) for v in value.values())
+    elif isinstance(value, (tuple, list)):
+        yield from chain.from_iterable(tensors_in(v) for v in value)
+
+
+def shapes(value: Any) -> str:
+    """`(64, 3, 32, 32)`, or several of them, for a message."""
+    return ", ".join(str(tuple(t.shape)) for t in tensors_in(value)) or type(value).__name__
+
+
+def first_line(fault: BaseException) -> str:
+    """The first line of what an exception says."""
+    return (str(fault).strip() or type(fault).__name__).splitlines()[0]
+
+
+def images_in(inputs: Any) -> int:
+    """Length of a batch: dim 0 of its first tensor."""
+    return int(next(tensors_in(inputs)).shape[0])
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """`value` with every tensor on `device`."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {k: moved(v, device) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return tuple(moved(v, device) for v in value)
+    return value
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the first parameter or buffer; the CPU for a network without any."""
+    first = next(chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def on_device(model: nn.Module, device: torch.device) -> nn.Module:
+    """`model` itself where it is on `device` already, else a copy that is."""
+    here = all(t.device == device for t in chain(model.parameters(), model.buffers()))
+    return model if here else copy.deepcopy(model).to(device)
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Whatever is done inside, every module is in the mode (train or eval) that it was in."""
+    modes = [(m, m.training) for m in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

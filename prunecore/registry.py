@@ -170,7 +170,8 @@ def register(manager: pluggy.PluginManager, plugin: Any, name: str) -> None:
         manager.register(plugin, name)
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        manager.unregister(plugin)
+        if manager.is_registered(plugin):
+            manager.unregister(plugin)
         known = [n for n in dir(hookspecs) if n.startswith("prune_")]
         wrong = [n for n in dir(plugin) if n.startswith("prune_") and n not in known]
         hints = "".join(f"; {n!r} is no hook{nearest(n, known)}" for n in wrong)

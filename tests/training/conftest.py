@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+
 from prunecore.training import TensorData, classification_task
 from prunecore.types import Task
-from torch import nn
 
 
 def flipped(images: torch.Tensor) -> torch.Tensor:

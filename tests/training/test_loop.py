@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
+
 from prunecore.config.training import TrainingSettings
 from prunecore.errors import ConfigError, DataError, ModelError, RunDirectoryError, TrainingError
 from prunecore.training import TensorData, evaluate, fine_tune, fit_epochs
@@ -76,7 +77,7 @@ def test_frozen_parameters_stay_unless_asked(net, task):
     asked = fine_tune(net, task, QUICK.model_copy(update={"unfreeze": True}), device="cpu")
     assert not torch.equal(asked[0].weight, net[0].weight)
     assert [p.requires_grad for p in asked.parameters()] == [False, False, True, True, True, True]
-    with pytest.raises(TrainingError, match="training.unfreeze"):
+    with pytest.raises(TrainingError, match=r"training\.unfreeze"):
         fine_tune(net.requires_grad_(False), task, QUICK, device="cpu")
 
 
@@ -111,8 +112,8 @@ def test_data_of_a_wrong_shape_is_one_line(net, task):
     with pytest.raises(ModelError, match=r"Sequential cannot be run on data of shape \(16, 3, 8, 8\)") as fault:
         fine_tune(net, task, QUICK, dataset=data, device="cpu")
     assert "\n" not in str(fault.value)
-    with pytest.raises(TrainingError, match=r"outputs \(16, 2\) and targets \(16\,\)"):
-        classes = TensorData(torch.zeros(32, 1, 8, 8), torch.full((32,), 7))
+    classes = TensorData(torch.zeros(32, 1, 8, 8), torch.full((32,), 7))
+    with pytest.raises(TrainingError, match=r"outputs \(16, 2\) and targets \(16,\)"):
         fine_tune(net, task, QUICK, dataset=classes, device="cpu")
     with pytest.raises(DataError, match="the training split of task 'bright' is empty"):
         fine_tune(net, task, QUICK, dataset=TensorData(torch.zeros(0, 1, 8, 8), torch.zeros(0)), device="cpu")

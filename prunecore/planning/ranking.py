@@ -1,0 +1,133 @@
+"""From saliencies to one ranking: in which order a bundle gives up its channels, and what each of its steps is worth.
+
+Global scope: a step is worth the mean saliency of its channels over the mean of its group, so that groups whose
+saliencies live on different scales compare (per-group normalisation as in DepGraph, arXiv 2301.12900). Uniform scope: a
+step is worth the fraction of the group that is gone after it. Both times the sensitivity of the group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from prunecore.errors import ConfigError
+from prunecore.planning.bundles import cells_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from prunecore.planning.bundles import Bundle
+    from prunecore.types import ChannelGroup, Indices, Target
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """A bundle with its order. leaving[i]: channels of group i in the order in which they go. worth, shape
+    `(levels - 1,)`: of the step from each level to the next, ascending. notes: what was odd about the saliencies."""
+
+    bundle: Bundle
+    leaving: tuple[Indices, ...]
+    worth: Floats
+    notes: tuple[str, ...] = ()
+
+    def kept(self, level: int) -> dict[str, Indices]:
+        """The channels that stay at `level`, ascending; groups that are whole there are left out."""
+        found = {}
+        for i, group in enumerate(self.bundle.groups):
+            gone = group.channels - int(self.bundle.ladder[level, i])
+            if gone:
+                stays = np.ones(group.channels, dtype=bool)
+                stays[self.leaving[i][:gone]] = False
+                found[group.name] = np.flatnonzero(stays).astype(np.int64)
+        return found
+
+
+def rank(bundle: Bundle, scores: Mapping[str, Any], target: Target) -> Ranked:
+    """Order and worth of a bundle that may be cut. ConfigError for saliencies that are missing, misshapen, not finite."""
+    saliency = [_saliency(group, scores) for group in bundle.groups]
+    leaving = tuple(leaving_order(group, values) for group, values in zip(bundle.groups, saliency, strict=True))
+    notes = tuple(
+        f"{g.name}: every saliency is 0, so its channels count as average ones"
+        for g, values in zip(bundle.groups, saliency, strict=True)
+        if not values.any()
+    )
+    steps = [
+        _worth(bundle.ladder[:, i], leaving[i], saliency[i], target) * target.sensitivity.get(group.name, 1.0)
+        for i, group in enumerate(bundle.groups)
+    ]
+    # the running maximum keeps a bundle's steps in order in the common ranking
+    return Ranked(bundle, leaving, np.maximum.accumulate(np.mean(steps, axis=0)), notes)
+
+
+def leaving_order(group: ChannelGroup, saliency: Floats) -> Indices:
+    """Channels in the order in which they go, lowest saliency first; of equals the higher index goes first.
+
+    With partitions one channel of every cell goes in turn, and the order ends with the smallest cell.
+    """
+    cells = cells_of(group)
+    index = np.arange(group.channels)
+    order = np.lexsort((-index, saliency, cells))
+    sizes = np.bincount(cells)
+    within = np.empty(group.channels, dtype=np.int64)
+    within[order] = index - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    turns = np.lexsort((cells, within))
+    return turns[: int(sizes.min()) * len(sizes)].astype(np.int64)
+
+
+def normalised(saliency: Floats) -> Floats:
+    """Saliency over its mean magnitude in the group; ones where all is zero."""
+    mean = float(np.abs(saliency).mean())
+    return saliency / mean if mean > 0.0 else np.ones_like(saliency)
+
+
+def _worth(counts: Indices, leaving: Indices, saliency: Floats, target: Target) -> Floats:
+    """Of each step of one group, before sensitivity; shape `(levels - 1,)`."""
+    gone = len(saliency) - counts
+    if target.scope == "uniform":
+        return np.asarray(gone[1:] / len(saliency), dtype=np.float64)
+    total = np.concatenate([[0.0], np.cumsum(normalised(saliency)[leaving])])
+    return np.asarray(np.diff(total[gone]) / np.diff(gone), dtype=np.float64)
+
+
+def _saliency(group: ChannelGroup, scores: Mapping[str, Any]) -> Floats:
+    if group.name not in scores:
+        raise ConfigError(f"no saliency for the channel group {group.name!r}; the criterion must score every group")
+    values: Any = scores[group.name]
+    if hasattr(values, "detach"):  # a torch tensor, without importing torch here
+        values = values.detach().double().cpu().numpy()
+    array = np.asarray(values, dtype=np.float64)
+    if array.shape != (group.channels,):
+        raise ConfigError(
+            f"saliency of {group.name!r}: got the shape {tuple(array.shape)}, expected ({group.channels},), one a channel"
+        )
+    bad = np.flatnonzero(~np.isfinite(array))
+    if len(bad):
+        raise ConfigError(
+            f"saliency of {group.name!r}: channel {int(bad[0])} has the value {array[bad[0]]}; "
+            "the network's weights or the calibration are not finite"
+        )
+    return array
+
+
+def merged(ranked: Sequence[Ranked]) -> tuple[Indices, Floats]:
+    """All steps in one ranking, cheapest first: the bundle of each, and its worth.
+
+    Equal worth: the step that leaves its bundle fuller goes first, then the earlier bundle.
+    """
+    if not ranked:
+        return np.empty(0, dtype=np.int64), np.empty(0)
+    bundle = np.repeat(np.arange(len(ranked)), [len(r.worth) for r in ranked])
+    worth = np.concatenate([r.worth for r in ranked])
+    fraction = np.concatenate([1.0 - r.bundle.ladder[1:, 0] / r.bundle.groups[0].channels for r in ranked])
+    order = np.lexsort((bundle, fraction, worth))
+    return bundle[order].astype(np.int64), worth[order]
+
+
+def uniform_scores(groups: Sequence[ChannelGroup]) -> dict[str, Floats]:
+    """Equal saliency everywhere: what stays is the lower indices (for the reachable range, tests and benchmarks)."""
+    return {g.name: np.ones(g.channels) for g in groups}

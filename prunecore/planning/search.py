@@ -1,0 +1,168 @@
+"""How many steps go: bisect on the common ranking until the exact cost meets the goal, then come as close as can be.
+
+A state is one level for each bundle. `Space` turns states into costs; nothing here knows about layers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prunecore.measure.cost import CostModel
+from prunecore.planning.bundles import producer_dims
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from prunecore.planning.bundles import Bundle
+    from prunecore.planning.ranking import Floats, Ranked
+    from prunecore.types import DependencyGraph, Indices, Measure
+
+MOST_MOVES = 200  # single moves after the bisection
+PAIRED = 24  # bundles nearest to the threshold of which pairs are tried
+
+
+class Space:
+    """The states of the bundles that may be cut, and what each costs."""
+
+    def __init__(self, graph: DependencyGraph, bundles: Sequence[Bundle], measure: Measure) -> None:
+        self._model = CostModel(graph)
+        self._measure = measure
+        self.levels: Indices = np.array([b.levels for b in bundles], dtype=np.int64)
+        position = {name: i for i, name in enumerate(self._model.groups)}
+        columns = [(i, j) for i, b in enumerate(bundles) for j in range(len(b.groups))]
+        self._column = np.array([position[bundles[i].groups[j].name] for i, j in columns], dtype=np.int64)
+        self._bundle = np.array([i for i, _ in columns], dtype=np.int64)
+        self._table = np.concatenate([bundles[i].ladder[:, j] for i, j in columns] or [np.empty(0, dtype=np.int64)])
+        lengths = np.array([bundles[i].levels for i, _ in columns], dtype=np.int64)
+        self._offset = np.cumsum(lengths) - lengths
+        self._together = shared_widths(bundles)
+
+    def close(self, states: Indices) -> Indices:
+        """Where a producer's width is made of several bundles and one of them is cut, the uneven ones are aligned too."""
+        closed = states
+        while self._together:
+            before = closed
+            for members, uneven in self._together:
+                cut = closed[:, members].max(axis=1, keepdims=True) > 0
+                closed = closed.copy()
+                closed[:, uneven] = np.maximum(closed[:, uneven], cut)
+            if (closed == before).all():
+                break
+        return closed
+
+    def counts(self, states: Indices) -> Indices:
+        """Kept counts of every group of the graph, shape `(n, groups)`."""
+        counts = np.repeat(self._model.full[None], len(states), axis=0)
+        if len(self._column):
+            counts[:, self._column] = self._table[self._offset + self.close(states)[:, self._bundle]]
+        return counts
+
+    def both(self, state: Indices) -> tuple[int, int]:
+        """MACs and params of one state."""
+        macs, params = self._model.costs(self.counts(state[None]))
+        return int(macs[0]), int(params[0])
+
+    def values(self, states: Indices) -> Floats:
+        """The measure of each state, shape `(n,)`."""
+        macs, params = self._model.costs(self.counts(states))
+        return np.asarray(params if self._measure == "params" else macs, dtype=np.float64)
+
+    def value(self, state: Indices) -> float:
+        return float(self.values(state[None])[0])
+
+
+def shared_widths(bundles: Sequence[Bundle]) -> list[tuple[Indices, Indices]]:
+    """Producer dims made of several bundles, some of them uneven while whole: (all bundles, the uneven ones)."""
+    uneven = {i for i, b in enumerate(bundles) if b.uneven}
+    homes = {frozenset(number for number, _ in parts) for parts in producer_dims(bundles).values()}
+    found = sorted((sorted(h), sorted(h & uneven)) for h in homes if len(h) > 1 and h & uneven)
+    return [(np.array(h, dtype=np.int64), np.array(u, dtype=np.int64)) for h, u in found]
+
+
+def bisect(space: Space, order: Indices, worth: Floats, goal: float) -> tuple[Indices, Indices, float]:
+    """The last state above the goal and the first at or below it along the ranking, and the threshold between them."""
+    bundles = len(space.levels)
+
+    def prefix(n: int) -> Indices:
+        return np.bincount(order[:n], minlength=bundles).astype(np.int64)
+
+    low, high = 0, len(order)
+    while low < high:
+        middle = (low + high) // 2
+        if space.value(prefix(middle)) <= goal:
+            high = middle
+        else:
+            low = middle + 1
+    return prefix(max(low - 1, 0)), prefix(low), float(worth[low - 1]) if low else 0.0
+
+
+def approach(
+    space: Space,
+    ranked: Sequence[Ranked],
+    ends: tuple[Indices, Indices],
+    *,
+    threshold: float,
+    goal: float,
+    tolerance: float,
+) -> Indices:
+    """The end nearer to the goal; where that is not within `tolerance`, single steps are added or taken back, then pairs
+    of them, as long as that comes closer."""
+    state = min(ends, key=lambda s: abs(space.value(s) - goal))
+    for _ in range(MOST_MOVES):
+        distance = abs(space.value(state) - goal)
+        if distance <= tolerance:
+            break
+        moves, strain = _single_moves(space, ranked, state, threshold)
+        found = _nearer(space, state + moves, strain, goal, min(distance, tolerance))
+        if found is None:
+            pairs, strains = _pairs(moves, strain)
+            found = _nearer(space, state + pairs, strains, goal, min(distance, tolerance))
+        if found is None:  # nothing is close enough, but something may be closer
+            tried = state + np.concatenate([moves, pairs])
+            away = np.abs(space.values(tried) - goal)
+            if not len(away) or away.min() >= distance:
+                break
+            found = tried[int(away.argmin())]
+        state = found
+    return state
+
+
+def _single_moves(space: Space, ranked: Sequence[Ranked], state: Indices, threshold: float) -> tuple[Indices, Floats]:
+    """One step more of each bundle, one less of each; and how far from the threshold each of them reaches."""
+    bundles = np.arange(len(state))
+    more, less = bundles[state < space.levels - 1], bundles[state > 0]
+    step = np.eye(len(state), dtype=np.int64)
+    worth = [ranked[b].worth[state[b]] for b in more] + [ranked[b].worth[state[b] - 1] for b in less]
+    return np.concatenate([step[more], -step[less]]), np.abs(np.array(worth, dtype=np.float64) - threshold)
+
+
+def _pairs(moves: Indices, strain: Floats) -> tuple[Indices, Floats]:
+    """One step more here and one less there, of the moves nearest to the threshold."""
+    more = np.flatnonzero(moves.sum(axis=1) > 0)
+    less = np.flatnonzero(moves.sum(axis=1) < 0)
+    more = more[np.argsort(strain[more], kind="stable")[:PAIRED]]
+    less = less[np.argsort(strain[less], kind="stable")[:PAIRED]]
+    left, right = np.repeat(more, len(less)), np.tile(less, len(more))
+    return moves[left] + moves[right], strain[left] + strain[right]
+
+
+def _nearer(space: Space, states: Indices, strain: Floats, goal: float, within: float) -> Indices | None:
+    """Of the states within that distance of the goal the one that strains the ranking least."""
+    near = np.flatnonzero(np.abs(space.values(states) - goal) <= within) if len(states) else np.empty(0, dtype=np.int64)
+    return None if not len(near) else np.asarray(states[near[int(strain[near].argmin())]], dtype=np.int64)
+
+
+def trim(space: Space, ranked: Sequence[Ranked], state: Indices, *, goal: float) -> Indices:
+    """Take steps back, the most salient first, as long as the goal still holds; then no single step fits back."""
+    step = np.eye(len(state), dtype=np.int64)
+    while True:
+        back = np.flatnonzero(state > 0)
+        states = state - step[back]
+        # a step back that alignment takes forth again changes nothing
+        fits = (space.values(states) <= goal) & (space.close(states) != space.close(state[None])).any(axis=1)
+        if not fits.any():
+            return state
+        worth = np.array([ranked[int(b)].worth[state[b] - 1] for b in back])
+        state = states[int(np.where(fits, worth, -np.inf).argmax())]

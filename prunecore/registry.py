@@ -115,50 +115,46 @@ def faults_of(error: ValidationError, where: str = "") -> list[str]:
     return lines
 
 
-def build_plugin(choice: Choice) -> tuple[Any, list[str]]:
-    """The plugin's instance, or None and the faults of its options."""
-    plugin_class = find(choice.role, choice.name).load()
-    options_class = getattr(plugin_class, "Options", None)
+def options_of(choice: Choice) -> tuple[BaseModel | None, list[str]]:
+    """The validated options of the plugin (None where it has none), and one line a fault."""
+    options_class = getattr(find(choice.role, choice.name).load(), "Options", None)
     if options_class is None:
-        if choice.section:
-            keys = listing(choice.section)
-            return None, [f"{choice.where}: {choice.name} has no options, got {keys}"]
-        return plugin_class(), []
+        fault = f"{choice.where}: {choice.name} has no options, got {listing(choice.section)}"
+        return None, [fault] if choice.section else []
     if not (isinstance(options_class, type) and issubclass(options_class, BaseModel)):
         raise PluginError(f"plugin {choice.name!r}: Options must be a pydantic model, got {options_class!r}")
     try:
-        options = options_class.model_validate(dict(choice.section))
+        return options_class.model_validate(dict(choice.section)), []
     except ValidationError as error:
         known = listing(options_class.model_fields)
         return None, [f"{line}; {choice.name} knows: {known}" for line in faults_of(error, choice.where)]
-    return plugin_class(options), []
 
 
-def build_manager(
-    choices: Sequence[Choice], *, defaults: Sequence[Any] = (), faults: Sequence[str] = ()
-) -> pluggy.PluginManager:
+def joined(faults: Sequence[str]) -> str:
+    """One fault as it is, several under a count."""
+    return faults[0] if len(faults) == 1 else "\n  ".join([f"{len(faults)} faults:", *faults])
+
+
+def build_manager(choices: Sequence[Choice], *, defaults: Sequence[Any] = ()) -> pluggy.PluginManager:
     """ONE plugin manager that holds the core's defaults, the chosen plugins and every extension.
 
-    `faults`: found so far in the configuration; together with those of the options they are raised as one ConfigError.
+    Raises PluginError (a plugin is broken), ConfigError (every fault of all their options).
     """
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
-    all_faults = list(faults)
-    chosen = {(c.role, c.name) for c in choices}
-    extensions = [
-        Choice("extension", e.name, {}, e.name) for e in installed("extension") if ("extension", e.name) not in chosen
-    ]
     for default in defaults:
         manager.register(default)
+    extensions = [Choice("extension", e.name, {}, e.name) for e in installed("extension")]
+    faults: list[str] = []
     for choice in (*extensions, *choices):
-        plugin, found = build_plugin(choice)
-        all_faults += found
-        if plugin is not None:
+        options, found = options_of(choice)
+        faults += found
+        if not found:
+            plugin_class = find(choice.role, choice.name).load()
+            plugin = plugin_class() if options is None else plugin_class(options)
             register(manager, plugin, f"{choice.role}:{choice.name}")
-    if all_faults:
-        raise ConfigError(
-            "; ".join(all_faults) if len(all_faults) == 1 else "\n  ".join([f"{len(all_faults)} faults:", *all_faults])
-        )
+    if faults:
+        raise ConfigError(joined(faults))
     if os.environ.get(TRACE_VARIABLE):
         _trace_calls(manager)
     return manager

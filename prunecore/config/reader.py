@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from prunecore.config.schema import RunConfig, TargetSection
 from prunecore.errors import ConfigError, nearest
-from prunecore.registry import ALIASES, Choice, faults_of, find, has_hook, installed
+from prunecore.registry import ALIASES, Choice, faults_of, find, has_hook, installed, joined, options_of
 
 DEFAULT_CRITERION = "taylor"
 
@@ -82,8 +82,9 @@ def parse(settings: Mapping[str, Any]) -> Parsed:
     if config is not None:
         choices, criterion, more = _choices(config)
         faults += more
+        faults += [fault for choice in choices for fault in options_of(choice)[1]]
     if config is None or faults:
-        raise ConfigError(faults[0] if len(faults) == 1 else "\n  ".join([f"{len(faults)} faults:", *faults]))
+        raise ConfigError(joined(faults))
     return Parsed(config, tuple(choices), criterion)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-# isort: off
-if TYPE_CHECKING:  # what a type checker sees of the lazy names below
+if TYPE_CHECKING:  # what type checkers and editors see of the lazy names below; a test holds the two lists together
+    # isort: off
+    from prunecore.api import Pruned as Pruned, load as load, prune as prune, trace as trace
     from prunecore.errors import (
         CertificateError as CertificateError,
         ConfigError as ConfigError,
@@ -19,6 +20,8 @@ if TYPE_CHECKING:  # what a type checker sees of the lazy names below
     )
     from prunecore.graph import GraphBuilder as GraphBuilder
     from prunecore.hookspecs import hookimpl as hookimpl
+    from prunecore.run.search import Problem as Problem
+    from prunecore.surgery import apply_recipe as apply_recipe
     from prunecore.types import (
         Affine as Affine,
         Calibration as Calibration,
@@ -36,31 +39,60 @@ if TYPE_CHECKING:  # what a type checker sees of the lazy names below
         Target as Target,
         Task as Task,
     )
-# isort: on
+    # isort: on
 
 __version__ = "0.1.0"
 
-# name -> the module that defines it; torch is imported only where the name needs it
+# the module that defines each name; torch is imported only where a name needs it
 _HOMES = {
-    "hookimpl": "prunecore.hookspecs",
-    "GraphBuilder": "prunecore.graph",
+    **dict.fromkeys(("Pruned", "load", "prune", "trace"), "prunecore.api"),
     **dict.fromkeys(
         (
-            "Affine", "Calibration", "Candidate", "Certificate", "ChannelGroup", "Cost", "DependencyGraph", "ExampleInputs",
-            "LoadedModel", "Member", "Proposal", "Recipe", "Score", "Target", "Task",
+            "CertificateError",
+            "ConfigError",
+            "DataError",
+            "ModelError",
+            "PluginError",
+            "PrunecoreError",
+            "TargetError",
+            "TrainingError",
+        ),
+        "prunecore.errors",
+    ),
+    **dict.fromkeys(("GraphBuilder",), "prunecore.graph"),
+    **dict.fromkeys(("hookimpl",), "prunecore.hookspecs"),
+    **dict.fromkeys(("Problem",), "prunecore.run.search"),
+    **dict.fromkeys(("apply_recipe",), "prunecore.surgery"),
+    **dict.fromkeys(
+        (
+            "Affine",
+            "Calibration",
+            "Candidate",
+            "Certificate",
+            "ChannelGroup",
+            "Cost",
+            "DependencyGraph",
+            "ExampleInputs",
+            "LoadedModel",
+            "Member",
+            "Proposal",
+            "Recipe",
+            "Score",
+            "Target",
+            "Task",
         ),
         "prunecore.types",
     ),
-    **dict.fromkeys(
-        ("CertificateError", "ConfigError", "DataError", "ModelError", "PluginError", "PrunecoreError", "TargetError", "TrainingError"),
-        "prunecore.errors",
-    ),
-}  # fmt: skip
+}
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'prunecore' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

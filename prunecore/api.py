@@ -14,7 +14,7 @@ from prunecore.errors import ConfigError, ModelError, RunDirectoryError
 from prunecore.registry import Choice, build_manager, find, has_hook
 from prunecore.run import directory as files
 from prunecore.run.defaults import DefaultSurgery
-from prunecore.run.rounds import Bench, analyse, apply, cost_of, cut, propose, size_of, unprunable_of
+from prunecore.run.rounds import Bench, Workshop, apply, cost_of, cut, size_of, unprunable_of
 from prunecore.run.rounds import trace as trace_by
 from prunecore.run.search import DefaultSearch, Problem, check_schedule, drive
 from prunecore.surgery import apply_recipe, load_recipe
@@ -104,31 +104,20 @@ def prune(
     start = Candidate(0, model, Recipe(), original, 1.0)
     bench = Bench(manager.hook, inputs, settings, original, seed, task)
     schedule = check_schedule(manager.hook.prune_schedule(target=settings), settings)
-    known: dict[int, Candidate] = {0: start}
-    given_up: dict[str, str] = {}
-    analyses = {0: analyse(bench, start)}
-
-    def analysis_of(candidate: Candidate) -> Any:
-        if candidate.number not in analyses:
-            analyses[candidate.number] = analyse(bench, candidate, frozen=given_up)
-        return analyses[candidate.number]
-
-    def plan(candidate: Candidate, cumulative: float) -> Proposal:
-        return propose(bench, candidate, analysis_of(candidate), cumulative)
+    workshop = Workshop(bench, start)
 
     def realise(proposal: Proposal, number: int) -> Candidate:
-        base = known[proposal.base]
-        made = cut(bench, base, analysis_of(base), proposal)
-        given_up.update(made.frozen)
+        base = workshop.candidate(proposal.base)
+        made = cut(bench, base, workshop.analysis(base), proposal)
         size = size_of(made.cost, original, settings.measure)
-        known[number] = Candidate(number, made.model, apply(base, made), made.cost, size, None, made.certificate)
-        return known[number]
+        recipe = apply(base, made)
+        return workshop.add(Candidate(number, made.model, recipe, made.cost, size, None, made.certificate), made.frozen)
 
-    problem = Problem(start, settings, schedule, seed, plan)
+    problem = Problem(start, settings, schedule, seed, workshop.propose)
     best = drive(manager.hook.prune_search(problem=problem), realise)
     if best.certificate is None:
         raise ConfigError("the search chose the network as it was; nothing was cut")
-    unprunable = unprunable_of(analyses[0].graph, given_up)
+    unprunable = unprunable_of(workshop.analysis(start).graph, workshop.given_up)
     return Pruned(best.model, best.recipe, best.certificate, original, best.cost, best.size, unprunable)
 
 

@@ -70,7 +70,8 @@ def prune_resize(model: nn.Module, graph: DependencyGraph, proposal: Proposal) -
 
 @hookspec
 def prune_op_rules() -> Iterable[Any]:
-    """Further operator rules for the label engine (`prunecore.OpRule`), collected from all plugins."""
+    """Further operator rules for the label engine, collected from all plugins."""
+    return ()
 
 
 # ---------------------------------------------------------------- importance scoring

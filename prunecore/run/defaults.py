@@ -6,10 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from prunecore.hookspecs import hookimpl
-from prunecore.run.directory import write_whole
 from prunecore.surgery import resize
 from prunecore.training import fine_tune
 from prunecore.types import Phase, Proposal, Recipe, Task
@@ -38,7 +35,7 @@ class DefaultTraining:
         *,
         device: str,
         scratch: Callable[[str], Path | None],
-        emit: Callable[[Mapping[str, Any]], object],
+        emit: Callable[[Mapping[str, Any]], None],
     ) -> None:
         self._settings = settings
         self._device = device
@@ -49,16 +46,12 @@ class DefaultTraining:
     def prune_fine_tune(
         self, model: nn.Module, phase: Phase, task: Task, teacher: nn.Module | None, seed: int
     ) -> nn.Module:
-        path = self._scratch(f"{phase}-{seed}")
         return fine_tune(
             model,
             task,
             self._settings[phase],
             device=self._device,
             seed=seed,
-            state=torch.load(path, weights_only=True) if path is not None and path.is_file() else None,
+            checkpoint=self._scratch(f"{phase}-{seed}"),
             on_event=lambda event: self._emit({**event, "phase": phase}),
-            on_epoch=None
-            if path is None
-            else lambda epoch: write_whole(path, lambda file: torch.save(dict(epoch.state), file)),
         )

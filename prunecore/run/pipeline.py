@@ -25,7 +25,7 @@ from prunecore.registry import build_manager
 from prunecore.run import directory as files
 from prunecore.run.defaults import DefaultSurgery, DefaultTraining
 from prunecore.run.result import Outcome, result_of
-from prunecore.run.rounds import Analysis, Bench, analyse, apply, cost_of, cut, propose, size_of, trace, unprunable_of
+from prunecore.run.rounds import Analysis, Bench, Workshop, apply, cost_of, cut, propose, size_of, trace, unprunable_of
 from prunecore.run.search import DefaultSearch, Problem, check_schedule, drive
 from prunecore.run.stages import Snapshot, Stages
 from prunecore.surgery import apply_recipe, compose, recipe_to_dict
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from prunecore.config.schema import RunConfig
 
-Emit = Callable[[Mapping[str, Any]], object]
+Emit = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +63,13 @@ class Run:
     task: Task
     search_data: Any
     target: Target
+    original: Cost
     stages: Stages
     emit: Emit
+
+    @property
+    def bench(self) -> Bench:
+        return Bench(self.hook, self.loaded.inputs, self.target, self.original, self.config.seed, self.task)
 
 
 def run(parsed: Parsed, out: Path, *, listeners: Sequence[Any] = (), resume: bool = False) -> dict[str, Any]:
@@ -97,13 +102,16 @@ def run(parsed: Parsed, out: Path, *, listeners: Sequence[Any] = (), resume: boo
     target = parsed.config.target.target()
     schedule = check_schedule(manager.hook.prune_schedule(target=target), target)
     refuse_early(manager.hook, loaded, target)
+    original = cost_of(loaded.model, loaded.inputs, target.measure)
 
     out = files.prepare(out, resume=resume)
     with files.locked(out):
         if not resume:
             files.write_text(out / files.CONFIG, config_text(parsed))
         scratch.append(Stages(out, lambda recipe: apply_recipe(loaded.model, recipe)))
-        it = Run(parsed.config, parsed.criterion, manager.hook, loaded, task, search_data, target, scratch[0], emit)
+        it = Run(
+            parsed.config, parsed.criterion, manager.hook, loaded, task, search_data, target, original, scratch[0], emit
+        )
         start, before = baseline(it)
         chosen, analysis = search(it, start, schedule)
         control = control_of(it, start)
@@ -202,7 +210,7 @@ def baseline(it: Run) -> tuple[Candidate, Score]:
     model = it.stages.run("loaded", lambda: Snapshot(it.loaded.model)).model
     if it.config.pretraining is not None:
         it.emit({"event": "stage", "name": "pretraining"})
-        model = it.stages.run("pretraining", lambda: Snapshot(_fine_tune(it, model, "pretraining", 0))).model
+        model = it.stages.run("pretraining", lambda: Snapshot(fine_tune(it, model, "pretraining", "pretraining"))).model
     elif not it.loaded.pretrained:
         it.emit(
             {
@@ -210,27 +218,18 @@ def baseline(it: Run) -> tuple[Candidate, Score]:
                 "text": "the network has random weights: pruning holds quality, it does not make it; give --weights or set pretraining",
             }
         )
-    cost = cost_of(model, it.loaded.inputs, it.target.measure)
     before = score(it, "before", model, it.task.validation)
-    return Candidate(0, model, Recipe(), cost, 1.0), before
+    return Candidate(0, model, Recipe(), it.original, 1.0), before
 
 
 def search(it: Run, start: Candidate, schedule: tuple[float, ...]) -> tuple[Candidate, tuple[Unprunable, ...]]:
     """Let the algorithm ask for candidates until it chooses one; also what could not be cut."""
-    bench = Bench(it.hook, it.loaded.inputs, it.target, start.cost, it.config.seed, it.task)
-    known: dict[int, Candidate] = {0: start}
-    analyses: dict[int, Analysis] = {}
-    given_up: dict[str, str] = {}
-
-    def analysis_of(candidate: Candidate) -> Analysis:
-        if candidate.number not in analyses:
-            it.emit({"event": "stage", "name": "analysis"})
-            analyses[candidate.number] = analyse(bench, candidate, frozen=given_up)
-        return analyses[candidate.number]
+    workshop = Workshop(it.bench, start)
 
     def plan(candidate: Candidate, reduce: float) -> Proposal:
         def compute() -> dict[str, Any]:
-            kept = propose(bench, candidate, analysis_of(candidate), reduce).kept
+            it.emit({"event": "stage", "name": "analysis"})
+            kept = workshop.propose(candidate, reduce).kept
             return {"kept": {name: index.tolist() for name, index in kept.items()}}
 
         found = it.stages.value(f"plan-{candidate.number}-{reduce:.6f}", compute)
@@ -238,53 +237,54 @@ def search(it: Run, start: Candidate, schedule: tuple[float, ...]) -> tuple[Cand
         return Proposal(kept, candidate.number, reduce)
 
     def realise(proposal: Proposal, number: int) -> Candidate:
-        base = known[proposal.base]
-        known[number] = round_of(it, bench, base, proposal, number, lambda: analysis_of(base))
-        given_up.update(_frozen_in(it, number))
-        return known[number]
+        base = workshop.candidate(proposal.base)
+        made, frozen = round_of(it, base, proposal, f"candidate-{number}", lambda: workshop.analysis(base))
+        return workshop.add(dataclasses.replace(made, number=number), frozen)
 
     problem = Problem(start, it.target, schedule, it.config.seed, plan)
     chosen = drive(it.hook.prune_search(problem=problem), realise)
-    unprunable = unprunable_of(trace(it.hook, start.model, it.loaded.inputs), given_up)
-    return chosen, unprunable
+    return chosen, unprunable_of(trace(it.hook, start.model, it.loaded.inputs), workshop.given_up)
 
 
 def round_of(
-    it: Run, bench: Bench, base: Candidate, proposal: Proposal, number: int | str, analysis: Callable[[], Analysis]
-) -> Candidate:
-    """Proposal -> cut -> certificate -> recalibration -> fine-tune -> candidate, each step a stage of its own."""
-    name = number if isinstance(number, str) else f"candidate-{number}"
-    it.emit({"event": "round", "number": number, "reduce": proposal.reduce})
+    it: Run, base: Candidate, proposal: Proposal, name: str, analysis: Callable[[], Analysis]
+) -> tuple[Candidate, Mapping[str, str]]:
+    """Proposal -> cut -> certificate -> recalibration -> fine-tune -> candidate, each step a stage of its own.
+
+    Also the groups that had to be frozen, with the reason. `name` names the stages and seeds them.
+    """
+    it.emit({"event": "round", "name": name, "reduce": proposal.reduce})
 
     def compute_cut() -> Snapshot:
-        made = cut(bench, base, analysis(), proposal)
-        facts = {
-            "certificate": dataclasses.asdict(made.certificate),
-            "cost": dataclasses.asdict(made.cost),
-            "frozen": dict(made.frozen),
-        }
-        return Snapshot(made.model, apply(base, made), facts)
+        made = cut(it.bench, base, analysis(), proposal)
+        proof, cost = dataclasses.asdict(made.certificate), dataclasses.asdict(made.cost)
+        return Snapshot(
+            made.model, apply(base, made), {"certificate": proof, "cost": cost, "frozen": dict(made.frozen)}
+        )
 
     pure = it.stages.run(f"{name}/cut", compute_cut)
     certificate, cost = certificate_of(pure.data["certificate"]), Cost(**pure.data["cost"])
-    size = size_of(cost, bench.original, it.target.measure)
+    size = size_of(cost, it.bench.original, it.target.measure)
     it.emit({"event": "cut", "size": size, "macs": cost.macs, "params": cost.params, "certificate": certificate})
     stages = {"after_cut": score(it, f"{name}/after_cut", pure.model, it.task.validation)}
 
-    repaired = it.stages.run(f"{name}/repair", lambda: Snapshot(_repair(it, pure.model, number), pure.recipe)).model
+    repaired = it.stages.run(f"{name}/repair", lambda: Snapshot(repair(it, pure.model, name), pure.recipe)).model
     stages["after_repair"] = score(it, f"{name}/after_repair", repaired, it.task.validation)
 
     tuned = repaired
     if proposal.tune is not None and it.config.training.epochs:
+        phase = proposal.tune
         it.emit({"event": "stage", "name": "fine-tune"})
         tuned = it.stages.run(
-            f"{name}/fine-tune", lambda: Snapshot(_fine_tune(it, repaired, "training", number), pure.recipe)
+            f"{name}/fine-tune", lambda: Snapshot(fine_tune(it, repaired, phase, name), pure.recipe)
         ).model
-    stages["after"] = score(it, f"{name}/after", tuned, it.task.validation)
+        stages["after"] = score(it, f"{name}/after", tuned, it.task.validation)
+    else:
+        stages["after"] = stages["after_repair"]
     chooses = score(it, f"{name}/search", tuned, it.search_data)
-    return Candidate(
-        number if isinstance(number, int) else 0, tuned, pure.recipe, cost, size, chooses, certificate, stages
-    )
+    candidate = Candidate(0, tuned, pure.recipe, cost, size, chooses, certificate, stages)
+    frozen: Mapping[str, str] = pure.data["frozen"]
+    return candidate, frozen
 
 
 def certificate_of(facts: Mapping[str, Any]) -> Certificate:
@@ -293,23 +293,19 @@ def certificate_of(facts: Mapping[str, Any]) -> Certificate:
     return Certificate(facts["verified"], facts["max_abs_error"], inputs, facts["dtype"], tuple(facts["notes"]))
 
 
-def _fine_tune(it: Run, model: nn.Module, phase: str, number: int | str) -> nn.Module:
-    seed = derive_seed(it.config.seed, phase, number)
+def fine_tune(it: Run, model: nn.Module, phase: Phase, name: str) -> nn.Module:
+    """Train by the plugin in use, or by the core's own loop."""
+    seed = derive_seed(it.config.seed, phase, name)
     tuned: nn.Module = it.hook.prune_fine_tune(model=model, phase=phase, task=it.task, teacher=None, seed=seed)
     return tuned
 
 
-def _repair(it: Run, model: nn.Module, number: int | str) -> nn.Module:
+def repair(it: Run, model: nn.Module, name: str) -> nn.Module:
+    """Recalibrate BatchNorm, unless the configuration says not to."""
     if it.config.recalibration is None:
         return model
-    seed = derive_seed(it.config.seed, "recalibration", number)
+    seed = derive_seed(it.config.seed, "recalibration", name)
     return recalibrate(model, it.task.train, it.task, it.config.recalibration, device=it.config.device, seed=seed)
-
-
-def _frozen_in(it: Run, number: int) -> Mapping[str, str]:
-    record = it.stages.journal.find("stage", f"candidate-{number}/cut") if it.stages.journal else None
-    frozen: Mapping[str, str] = record["data"]["frozen"] if record else {}
-    return frozen
 
 
 def control_of(it: Run, start: Candidate) -> dict[str, Any] | None:
@@ -318,14 +314,13 @@ def control_of(it: Run, start: Candidate) -> dict[str, Any] | None:
         return None
     it.emit({"event": "stage", "name": "random control"})
     seed = derive_seed(it.config.seed, "control")
-    bench = Bench(it.hook, it.loaded.inputs, it.target, start.cost, seed, it.task)
     graph = trace(it.hook, start.model, it.loaded.inputs)
     generator = np.random.default_rng(seed)
     scores = {g.name: torch.from_numpy(generator.random(g.channels, dtype=np.float32)) for g in graph.groups}
     analysis = Analysis(graph, scores)
     tune: Phase | None = "training" if it.config.control == "full" else None
-    proposal = dataclasses.replace(propose(bench, start, analysis, it.target.reduce), tune=tune)
-    made = round_of(it, bench, start, proposal, "control", lambda: analysis)
+    proposal = dataclasses.replace(propose(it.bench, start, analysis, it.target.reduce), tune=tune)
+    made, _ = round_of(it, start, proposal, "control", lambda: analysis)
     values = {stage: found.value for stage, found in made.stages.items()}
     return {"criterion": "random", "size": made.size, **values, "after": values["after"] if tune else None}
 

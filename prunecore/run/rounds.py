@@ -158,6 +158,35 @@ def _together(graph: DependencyGraph, proposal: Proposal) -> list[tuple[str, ...
     return [tuple(sorted(s)) for s in dict.fromkeys(sets.values())]
 
 
+class Workshop:
+    """The candidates made so far, and the analyses of those that others were cut from (each made once, when asked for)."""
+
+    def __init__(self, bench: Bench, start: Candidate) -> None:
+        self.bench = bench
+        self._candidates = {start.number: start}
+        self._analyses: dict[int, Analysis] = {}
+        self.given_up: dict[str, str] = {}
+
+    def candidate(self, number: int) -> Candidate:
+        return self._candidates[number]
+
+    def analysis(self, candidate: Candidate) -> Analysis:
+        """The analysis of `candidate`; groups given up so far are frozen in it."""
+        if candidate.number not in self._analyses:
+            self._analyses[candidate.number] = analyse(self.bench, candidate, frozen=dict(self.given_up))
+        return self._analyses[candidate.number]
+
+    def propose(self, candidate: Candidate, reduce: float) -> Proposal:
+        """The exact plan that cuts `candidate` to a cumulative reduction."""
+        return propose(self.bench, candidate, self.analysis(candidate), reduce)
+
+    def add(self, candidate: Candidate, frozen: Mapping[str, str]) -> Candidate:
+        """Keep a new candidate, and what had to be given up for it."""
+        self._candidates[candidate.number] = candidate
+        self.given_up.update(frozen)
+        return candidate
+
+
 def apply(candidate: Candidate, made: Cut) -> Recipe:
     """The recipe relative to the network as loaded."""
     return compose(candidate.recipe, made.recipe) if candidate.recipe.slices else made.recipe

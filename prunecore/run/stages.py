@@ -53,6 +53,8 @@ class Stages:
         write_weights(self._directory / checkpoint, snapshot.model)
         record = {"recipe": recipe_to_dict(snapshot.recipe), "checkpoint": checkpoint, "data": dict(snapshot.data)}
         self.journal.append({"event": "stage", "name": name, **record})
+        for left in (self._directory / "checkpoints").glob("*.partial.pt"):
+            left.unlink()
         return snapshot
 
     def value(self, name: str, compute: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:

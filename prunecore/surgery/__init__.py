@@ -1,1 +1,21 @@
+"""Removing channels for real: cut, recipe, certificate."""
 
+from __future__ import annotations
+
+from prunecore.surgery.certificate import certify
+from prunecore.surgery.copying import copy_model
+from prunecore.surgery.cut import apply_recipe, make_recipe, resize
+from prunecore.surgery.recipe import compose, load_recipe, recipe_from_dict, recipe_to_dict, save_recipe
+
+__all__ = [
+    "apply_recipe",
+    "certify",
+    "compose",
+    "copy_model",
+    "load_recipe",
+    "make_recipe",
+    "recipe_from_dict",
+    "recipe_to_dict",
+    "resize",
+    "save_recipe",
+]

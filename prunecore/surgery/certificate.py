@@ -1,0 +1,269 @@
+"""The proof that a cut network computes what the original computes with the removed channels dead.
+
+Both sides get the same random float64 values: the original with every removed position zero, the cut network the slices
+of them. Indices come from the recipe alone, so a graph engine cannot vouch for itself; a negative control shifts one
+kept index by one and the comparison has to fail.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from prunecore.surgery.copying import copy_model
+from prunecore.surgery.cut import named_tensors, scale
+from prunecore.surgery.observe import Boundary, Gather, Run, leaves, run
+from prunecore.surgery.randomise import Style, cut_values, map_inputs, masked_values, random_inputs, random_values
+from prunecore.types import Certificate, ExampleInputs, Recipe, Slice
+
+TOLERANCE = 1e-9
+_CONTROLS = 3
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """Float64 copies of both networks with their values, and the inputs."""
+
+    masked: nn.Module
+    cut: nn.Module
+    values: Mapping[str, Tensor]
+    inputs: ExampleInputs
+
+
+def certify(
+    original: nn.Module, cut: nn.Module, recipe: Recipe, inputs: ExampleInputs, *, seed: int = 0
+) -> Certificate:
+    """Compare `cut` with the masked `original` in float64 on random parameters and inputs; both stay untouched.
+
+    `cut` must be the pure result of `recipe` (with its value edits) or any network of that shape: its values are
+    replaced. Never raises for a wrong cut: `verified` is False and the notes name the first module that differs. At most
+    eight forward-equivalents on inputs of the shapes of `inputs` (whole numbers are taken as they are).
+    """
+    shapes = tuple(tuple(t.shape) for t in leaves([*inputs.args, *inputs.kwargs.values()]))
+    device = _device(original)
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        fault = _misfit(original, cut, recipe)
+        if fault:
+            return Certificate(False, math.inf, shapes, "float64", (fault,))
+        verified, error, notes = _compare(original, cut, recipe, inputs, seed)
+        if verified:
+            fault = _trains(original, cut, inputs, seed)
+            notes += [fault] if fault else []
+            verified = not (fault and fault.startswith("train mode:"))
+    return Certificate(verified, error, shapes, "float64", tuple(notes))
+
+
+def _device(model: nn.Module) -> torch.device:
+    device = next((t.device for t in named_tensors(model).values()), torch.device("cpu"))
+    return torch.device("cpu") if device.type == "mps" else device  # no float64 there
+
+
+def _misfit(original: nn.Module, cut: nn.Module, recipe: Recipe) -> str | None:
+    before, after = named_tensors(original), named_tensors(cut)
+    if before.keys() != after.keys():
+        odd = sorted(before.keys() ^ after.keys())
+        return f"the cut network has other tensors than the original: {odd[0]}"
+    expected = {name: list(t.shape) for name, t in before.items()}
+    for part in recipe.slices:
+        if part.tensor not in expected or expected[part.tensor][part.dim] != part.size:
+            return f"the recipe does not fit the original: {part.tensor} dim {part.dim} of size {part.size}"
+        expected[part.tensor][part.dim] = len(part.kept)
+    for name, tensor in after.items():
+        if list(tensor.shape) != expected[name]:
+            return f"{name} of the cut network has shape {tuple(tensor.shape)}, the recipe says {tuple(expected[name])}"
+    return None
+
+
+# ---------------------------------------------------------------- the comparison
+
+
+def _compare(
+    original: nn.Module, cut: nn.Module, recipe: Recipe, inputs: ExampleInputs, seed: int
+) -> tuple[bool, float, list[str]]:
+    notes: list[str] = []
+    styles: tuple[Style, ...] = ("normal", "positive", "own")
+    for style in styles:
+        sides = _sides(original, cut, recipe, inputs, style, seed)
+        small = run(sides.cut, sides.inputs, seed=seed)
+        if small.failure:
+            return False, math.inf, [f"the cut network stops in {small.failure}"]
+        if all(_finite(t) for t in small.outputs):
+            break
+        notes = [f"random values ({style}) overflow; the next kind was used"]
+    else:
+        return False, math.inf, ["outputs are not finite on random values, nor on the network's own"]
+    large = run(sides.masked, sides.inputs, seed=seed, gather=_gatherer(recipe, small))
+    if large.failure:
+        return False, math.inf, [f"the masked network stops in {large.failure}"]
+    error, difference = _difference(large, small)
+    if difference:
+        return False, error, [*notes, difference]
+    if not recipe.slices:
+        return True, error, [*notes, "nothing was cut"]
+    control = _control(sides, recipe, large, seed)
+    return control is None, error, [*notes, *([control] if control else [])]
+
+
+def _sides(
+    original: nn.Module, cut: nn.Module, recipe: Recipe, inputs: ExampleInputs, style: Style, seed: int
+) -> _Sides:
+    generator = torch.Generator().manual_seed(seed)
+    device = _device(original)
+    values = random_values(original, style, generator)
+    drawn = random_inputs(inputs, device, generator)
+    if style == "own":
+        drawn = map_inputs(inputs, lambda t: t.detach().to(device, torch.float64 if t.is_floating_point() else t.dtype))
+    masked, small = _float64(original, device), _float64(cut, device)
+    _load(masked, masked_values(values, recipe))
+    _zero_buffers(masked, recipe, values)
+    _load(small, cut_values(values, recipe))
+    tensors = named_tensors(small)
+    for edit in recipe.values:
+        if edit.tensor in values:
+            scale(tensors[edit.tensor], edit)
+    return _Sides(masked, small, values, drawn)
+
+
+def _float64(model: nn.Module, device: torch.device) -> nn.Module:
+    return copy_model(model).to(device).double().eval().requires_grad_(False)
+
+
+def _load(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    tensors = named_tensors(model)
+    for name, value in values.items():
+        tensors[name].data.copy_(value)
+
+
+def _zero_buffers(model: nn.Module, recipe: Recipe, values: Mapping[str, Tensor]) -> None:
+    """Removed positions of sliced buffers that keep their own values."""
+    own = {n: t.data for n, t in named_tensors(model).items() if n not in values and t.is_floating_point()}
+    _load(model, masked_values({n: t.cpu() for n, t in own.items()}, recipe))
+
+
+def _finite(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex()) or bool(torch.isfinite(tensor).all())
+
+
+def _gatherer(recipe: Recipe, small: Run) -> Gather:
+    """Restricts the masked network's module outputs to the kept channels where the module owns the slice."""
+    owned: dict[str, list[Slice]] = {}
+    for part in recipe.slices:
+        owned.setdefault(part.tensor.rpartition(".")[0], []).append(part)
+
+    def gather(name: str, call: int, tensor: Tensor) -> Tensor:
+        other = small.boundaries.get((name, call))
+        if other is None or len(other.shape) != tensor.dim():
+            return tensor
+        uneven = [d for d in range(tensor.dim()) if tensor.shape[d] != other.shape[d]]
+        found = {
+            s.kept
+            for s in owned.get(name, ())
+            if uneven and (s.size, len(s.kept)) == (tensor.shape[uneven[0]], other.shape[uneven[0]])
+        }
+        if len(uneven) != 1 or len(found) != 1:
+            return tensor
+        return tensor.index_select(uneven[0], torch.tensor(found.pop(), device=tensor.device))
+
+    return gather
+
+
+def _difference(large: Run, small: Run) -> tuple[float, str | None]:
+    """The largest difference of any output, and what differs (None: nothing)."""
+    worst, fault = _outputs_differ(large.outputs, small.outputs)
+    for key, boundary in large.boundaries.items():
+        other: Boundary | None = small.boundaries.get(key)
+        if other is not None and other.shape == boundary.shape and boundary.differs(other, TOLERANCE):
+            name = boundary.module or "the network itself"
+            return worst, f"the cut network differs from the masked one first in {name}{f' ({fault})' if fault else ''}"
+    return worst, fault
+
+
+def _outputs_differ(large: list[Tensor], small: list[Tensor]) -> tuple[float, str | None]:
+    if [t.shape for t in large] != [t.shape for t in small]:
+        got, expected = [tuple(t.shape) for t in small], [tuple(t.shape) for t in large]
+        return math.inf, f"output shapes are {got}, expected {expected}"
+    worst, fault = 0.0, None
+    for number, (a, b) in enumerate(zip(large, small, strict=True)):
+        if not a.numel():
+            continue
+        wide = a.dtype if a.is_floating_point() or a.is_complex() else torch.float64
+        error = float((a.to(wide) - b.to(wide)).abs().max())
+        worst = max(worst, error)
+        if not error <= TOLERANCE * max(float(a.to(wide).abs().max()), 1e-30):
+            fault = fault or f"output {number} is off by {error:.3g}"
+    return worst, fault
+
+
+# ---------------------------------------------------------------- controls
+
+
+def _control(sides: _Sides, recipe: Recipe, large: Run, seed: int) -> str | None:
+    """Shift one kept index of one slice by one; the comparison has to fail. None when it did."""
+    weights = [s for s in recipe.slices if s.tensor in sides.values]
+    weights.sort(key=lambda s: sides.values[s.tensor].dim() < 2)
+    matrices = [s for s in weights if sides.values[s.tensor].dim() > 1] or weights
+    tensors = named_tensors(sides.cut)
+    picks = [matrices[len(matrices) * i // _CONTROLS] for i in range(_CONTROLS)] if matrices else []
+    for part in reversed(list(dict.fromkeys(picks))):
+        shifted = Recipe(slices=tuple(_shift(s) if s == part else s for s in recipe.slices if s.tensor == part.tensor))
+        kept = tensors[part.tensor].data.clone()
+        tensors[part.tensor].data.copy_(cut_values({part.tensor: sides.values[part.tensor]}, shifted)[part.tensor])
+        moved = run(sides.cut, sides.inputs, seed=seed)
+        tensors[part.tensor].data.copy_(kept)
+        if moved.failure or _outputs_differ(large.outputs, moved.outputs)[1]:
+            return None
+    names = ", ".join(s.tensor for s in picks) or "no parameter"
+    return f"negative control: shifting an index of {names} changes no output, so the comparison proves nothing"
+
+
+def _shift(part: Slice) -> Slice:
+    """One kept position replaced by a removed neighbour."""
+    kept = list(part.kept)
+    there = set(kept)
+    for i, position in enumerate(kept):
+        for neighbour in (position + 1, position - 1):
+            if neighbour not in there and 0 <= neighbour < part.size:
+                kept[i] = neighbour
+                return replace(part, kept=tuple(kept))
+    return replace(part, kept=tuple(reversed(kept)))
+
+
+def _trains(original: nn.Module, cut: nn.Module, inputs: ExampleInputs, seed: int) -> str | None:
+    """One forward and backward in train mode; None when it works. What the original cannot do either is only noted."""
+    fault = _train_fault(cut, inputs, seed)
+    if fault is None:
+        return None
+    if _train_fault(original, inputs, seed):
+        return f"the train-mode forward needs more than the example inputs, in the original too ({fault})"
+    return f"train mode: the cut network stops: {fault}"
+
+
+def _train_fault(model: nn.Module, inputs: ExampleInputs, seed: int) -> str | None:
+    device = _device(model)
+    trained = copy_model(model).to(device).float().train()
+    for parameter in trained.parameters():
+        if parameter.is_floating_point():
+            parameter.requires_grad_(True)
+    torch.manual_seed(seed)
+    doubled = map_inputs(
+        inputs, lambda t: _double_batch(t.detach().to(device, torch.float32 if t.is_floating_point() else t.dtype))
+    )
+    try:
+        with torch.enable_grad():
+            outputs = [t for t in leaves(trained(*doubled.args, **doubled.kwargs)) if t.requires_grad]
+            if not outputs:
+                return "no output has a gradient"
+            torch.stack([t.abs().float().mean() for t in outputs]).sum().backward()  # type: ignore[no-untyped-call]
+    except Exception as error:  # whatever the network's code raises is the finding
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return None
+
+
+def _double_batch(tensor: Tensor) -> Tensor:
+    """A batch of one becomes two: batch norm cannot train on one value per channel."""
+    return torch.cat([tensor, tensor]) if tensor.dim() > 1 and tensor.shape[0] == 1 else tensor

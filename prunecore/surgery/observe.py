@@ -1,0 +1,139 @@
+"""Running a network in float64 while noting what leaves each of its modules."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from prunecore.types import ExampleInputs
+
+_LOW = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Keeps a float64 network in float64 where its code asks for less (`.float()`, `dtype=torch.float32`)."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if kwargs.get("dtype") in _LOW:
+            kwargs["dtype"] = torch.float64
+        if func._schema.is_mutable:
+            return func(*args, **kwargs)
+        args, kwargs = tree_map_only(Tensor, _widen, (args, kwargs))
+        return tree_map_only(Tensor, _widen, func(*args, **kwargs))
+
+
+def _widen(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.float64) if tensor.dtype in _LOW else tensor
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """One module output, summed up: shape, a fixed random projection and the sum of magnitudes."""
+
+    module: str
+    call: int
+    shape: tuple[int, ...]
+    projection: complex
+    magnitude: float
+
+    def differs(self, other: Boundary, tolerance: float) -> bool:
+        return not abs(self.projection - other.projection) <= tolerance * max(self.magnitude, other.magnitude, 1e-300)
+
+
+@dataclass
+class Run:
+    """What a forward gave: output tensors, boundaries in order, and the module and error where it stopped."""
+
+    outputs: list[Tensor] = field(default_factory=list)
+    boundaries: dict[tuple[str, int], Boundary] = field(default_factory=dict)
+    failure: str | None = None
+    error: Exception | None = None
+
+
+Gather = Callable[[str, int, Tensor], Tensor]
+
+
+def run(
+    model: nn.Module,
+    inputs: ExampleInputs,
+    *,
+    seed: int,
+    modes: tuple[TorchDispatchMode, ...] = (),
+    gather: Gather | None = None,
+) -> Run:
+    """One forward without gradients. An error of the network is noted, not raised; `gather` may reshape module outputs."""
+    result = Run()
+    stack: list[str] = []
+    torch.manual_seed(seed)
+    with ExitStack() as context:
+        context.enter_context(torch.no_grad())
+        context.enter_context(_watched(model, result, stack, gather))
+        context.enter_context(Float64())  # type: ignore[no-untyped-call]
+        for mode in modes:
+            context.enter_context(mode)
+        try:
+            result.outputs = leaves(model(*inputs.args, **inputs.kwargs))
+        except Exception as error:  # whatever the network's code raises is the finding
+            result.error = error
+            where = stack[-1] if stack and stack[-1] else type(model).__name__
+            result.failure = f"{where}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return result
+
+
+@contextmanager
+def _watched(model: nn.Module, result: Run, stack: list[str], gather: Gather | None) -> Iterator[None]:
+    calls: dict[str, int] = {}
+    handles = []
+
+    def enter(name: str) -> Callable[..., None]:
+        return lambda module, args: stack.append(name)
+
+    def leave(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            stack.pop()
+            for tensor in leaves(output):
+                number = calls[name] = calls.get(name, -1) + 1
+                if tensor.is_floating_point() or tensor.is_complex():
+                    seen = tensor if gather is None else gather(name, number, tensor)
+                    result.boundaries[name, number] = summary(name, number, seen)
+
+        return hook
+
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(enter(name)))
+        handles.append(module.register_forward_hook(leave(name)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def summary(module: str, call: int, tensor: Tensor) -> Boundary:
+    """The boundary of one tensor; its projection is onto a fixed quasi-random direction."""
+    flat = tensor.detach().reshape(-1)
+    direction = torch.arange(flat.numel(), device=flat.device, dtype=torch.float64).mul_(12.9898).cos_()
+    projection = (flat * direction).sum()
+    return Boundary(module, call, tuple(tensor.shape), complex(projection.item()), float(flat.abs().sum()))
+
+
+def leaves(value: Any) -> list[Tensor]:
+    """Every tensor in `value`: lists, tuples, dicts, dataclasses, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        return [leaf for item in value.values() for leaf in leaves(item)]
+    if isinstance(value, list | tuple):
+        return [leaf for item in value for leaf in leaves(item)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [leaf for f in dataclasses.fields(value) for leaf in leaves(getattr(value, f.name))]
+    return []

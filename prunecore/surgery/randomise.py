@@ -1,0 +1,99 @@
+"""Random values of order 1 for everything that a certificate compares with (a zero-initialised branch proves nothing)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from prunecore.surgery.cut import slice_all
+from prunecore.types import ExampleInputs, Recipe
+
+Style = Literal["normal", "positive", "own"]
+
+
+def random_values(model: nn.Module, style: Style, generator: torch.Generator) -> dict[str, Tensor]:
+    """Float64 values for every floating parameter and every statistic of a norm, by name, on the CPU.
+
+    Weights are scaled by the square root of their fan-in, so that activations stay of order 1; the rest is of order 1
+    itself; variances are positive. style: `positive` for networks that need positive values, `own` for their own values
+    with 30 % of noise. Other buffers (tables, masks) are left out.
+    """
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        for key, tensor, is_parameter in _tensors(module):
+            if id(tensor) in seen or not (tensor.is_floating_point() or tensor.is_complex()):
+                continue
+            seen.add(id(tensor))
+            if is_parameter or _is_norm(module):
+                found[f"{prefix}.{key}".lstrip(".")] = _values(module, key, tensor, style, generator)
+    return found
+
+
+def _tensors(module: nn.Module) -> list[tuple[str, Tensor, bool]]:
+    parameters = [(key, t, True) for key, t in module._parameters.items() if t is not None]
+    return parameters + [(key, t, False) for key, t in module._buffers.items() if t is not None]
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return module._buffers.get("running_var") is not None
+
+
+def _values(module: nn.Module, key: str, tensor: Tensor, style: Style, generator: torch.Generator) -> Tensor:
+    dtype = torch.complex128 if tensor.is_complex() else torch.float64
+    noise: Tensor = torch.randn(tensor.shape, dtype=dtype, generator=generator)
+    if style == "own":
+        own = tensor.detach().to("cpu", dtype)
+        spread = own.std() if own.numel() > 1 else own.abs().max()
+        mixed = own * (1 + 0.3 * noise) + 0.1 * spread * noise.roll(1)
+        return mixed.abs() if key.endswith("var") else mixed
+    if key.endswith("running_var"):
+        return 0.5 + noise.abs()
+    if style == "positive":
+        noise = 0.2 + noise.abs()
+    if tensor.dim() > 1 and tensor.shape[0] > 1 and not isinstance(module, nn.Embedding):
+        return noise / math.sqrt(max(tensor[0].numel(), 1))
+    if tensor.dim() == 1 and key == "weight":  # the scale of a norm: not too near to zero
+        return torch.sign(noise) * (0.5 + noise.abs() / 2)
+    return noise
+
+
+def random_inputs(inputs: ExampleInputs, device: torch.device, generator: torch.Generator) -> ExampleInputs:
+    """Float64 inputs of the same shapes on `device`, normally distributed; whole numbers and booleans are left alone."""
+
+    def draw(tensor: Tensor) -> Tensor:
+        if tensor.is_floating_point():
+            return torch.randn(tensor.shape, dtype=torch.float64, generator=generator).to(device)
+        if tensor.is_complex():
+            return torch.randn(tensor.shape, dtype=torch.complex128, generator=generator).to(device)
+        return tensor.detach().clone().to(device)
+
+    return map_inputs(inputs, draw)
+
+
+def map_inputs(inputs: ExampleInputs, change: Any) -> ExampleInputs:
+    """`change` applied to every tensor of the inputs, however nested."""
+    args, kwargs = tree_map_only(Tensor, change, (tuple(inputs.args), dict(inputs.kwargs)))
+    return ExampleInputs(args, kwargs)
+
+
+def masked_values(values: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
+    """`values` with every removed position of every sliced tensor zero (variances one)."""
+    result = dict(values)
+    for cut in recipe.slices:
+        if cut.tensor in result:
+            removed = torch.ones(cut.size, dtype=torch.bool)
+            removed[list(cut.kept)] = False
+            rest = 1.0 if cut.tensor.endswith("running_var") else 0.0
+            result[cut.tensor] = result[cut.tensor].index_fill(cut.dim, removed.nonzero().flatten(), rest)
+    return result
+
+
+def cut_values(values: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
+    """`values` sliced as the recipe says (its value edits are left to the caller)."""
+    return slice_all(values, tuple(s for s in recipe.slices if s.tensor in values))

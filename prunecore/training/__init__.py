@@ -1,8 +1,9 @@
 """Training, evaluation, BatchNorm recalibration, and what tasks are made of."""
 
+from prunecore.training.augment import flipped, shifted
 from prunecore.training.classification import classification_task, cross_entropy
 from prunecore.training.data import Batch, TensorData, batches, collate, split, stratified
-from prunecore.training.devices import available_devices, check_device, resolve_device
+from prunecore.training.devices import available_devices, resolve_device
 from prunecore.training.evaluation import evaluate
 from prunecore.training.forward import call
 from prunecore.training.loop import Epoch, fine_tune, fit_epochs
@@ -16,7 +17,6 @@ __all__ = [
     "available_devices",
     "batches",
     "call",
-    "check_device",
     "classification_task",
     "collate",
     "cross_entropy",
@@ -24,9 +24,11 @@ __all__ = [
     "evaluate",
     "fine_tune",
     "fit_epochs",
+    "flipped",
     "recalibrate",
     "resolve_device",
     "seeded",
+    "shifted",
     "split",
     "stratified",
 ]

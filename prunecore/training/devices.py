@@ -14,11 +14,6 @@ def available_devices() -> tuple[str, ...]:
     return (*cuda, *mps, "cpu")
 
 
-def check_device(name: str) -> None:
-    """Raises ConfigError unless this machine has the device `name`."""
-    resolve_device(name)
-
-
 def resolve_device(name: str = "auto") -> torch.device:
     """The device called `name`; `auto` is the current GPU where there is one, else `mps`, else `cpu`.
 

@@ -250,7 +250,8 @@ class _Training:
 
     def _channels_last(self) -> bool:
         wanted = self._settings.channels_last
-        if wanted is False or (wanted == "auto" and self._device.type != "cuda"):
+        grouped = any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in self._network.modules())
+        if wanted is False or (wanted == "auto" and self._device.type != "cuda" and not grouped):
             return False
         item = self._around.dataset[0][0]
         return isinstance(item, Tensor) and item.ndim == 3 and item.is_floating_point()

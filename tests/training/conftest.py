@@ -6,12 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from prunecore.training import TensorData, classification_task
+from prunecore.training import TensorData, classification_task, flipped
 from prunecore.types import Task
-
-
-def flipped(images: torch.Tensor) -> torch.Tensor:
-    return torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images.flip(-1), images)
 
 
 @pytest.fixture

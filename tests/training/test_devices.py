@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from prunecore.errors import ConfigError
-from prunecore.training import available_devices, check_device, derive_seed, resolve_device
+from prunecore.training import available_devices, derive_seed, resolve_device
 
 
 def test_devices_by_name():
@@ -16,7 +16,7 @@ def test_devices_by_name():
 @pytest.mark.parametrize("name", ["cuda:99", "gpu", "tpu:0"])
 def test_a_device_that_is_not_there_lists_what_is(name):
     with pytest.raises(ConfigError, match=f"device '{name}' is not on this machine, which has: .*cpu"):
-        check_device(name)
+        resolve_device(name)
 
 
 def test_seeds_are_the_same_on_every_machine():

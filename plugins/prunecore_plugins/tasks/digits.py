@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from prunecore import hookimpl
-from prunecore.training import TensorData, classification_task, stratified
+from prunecore.training import TensorData, classification_task, shifted, stratified
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +50,7 @@ class DigitsTask:
         held = stratified(labels.tolist(), round(len(labels) * self._options.validation), _SPLIT_SEED)
         rest = np.setdiff1d(np.arange(len(labels)), held)
         normal = (images - images[rest].mean()) / images[rest].std()
-        train = TensorData(normal[rest], labels[rest], augment=shifted if self._options.augment else None)
+        train = TensorData(normal[rest], labels[rest], augment=augmented if self._options.augment else None)
         return classification_task(
             "digits", train, TensorData(normal[held], labels[held]), num_classes=10, labels=labels[rest].tolist()
         )
@@ -66,15 +66,6 @@ def load_digits(size: int) -> tuple[Tensor, Tensor]:
     return images, labels
 
 
-def shifted(images: Tensor) -> Tensor:
-    """Every image of `(batch, channels, height, width)` shifted by up to an eighth of its height and width (edge repeated)."""
-    batch, _, height, width = images.shape
-    rows = _shifted_positions(batch, height)
-    columns = _shifted_positions(batch, width)
-    return images[torch.arange(batch)[:, None, None], :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
-
-
-def _shifted_positions(batch: int, length: int) -> Tensor:
-    most = length // 8
-    shift = torch.randint(-most, most + 1, (batch, 1))
-    return (torch.arange(length) + shift).clamp(0, length - 1)
+def augmented(images: Tensor) -> Tensor:
+    """Shifted by up to one pixel of the original eight."""
+    return shifted(images, images.shape[-1] // 8)

@@ -67,8 +67,9 @@ def _reason(groups: tuple[ChannelGroup, ...], ratio: Indices, limits: Limits) ->
         if group.name in limits.whole:
             told = limits.whole[group.name]
             return told if len(groups) == 1 else f"{told} (linked: {listing((g.name for g in groups), most=4)})"
-    units = np.array([g.channels for g in groups]) // ratio
-    if (ratio == 0).any() or (units * ratio != [g.channels for g in groups]).any() or (units != units[0]).any():
+    full = np.array([g.channels for g in groups], dtype=np.int64)
+    units = full // np.maximum(ratio, 1)
+    if (units * ratio != full).any() or (units != units[0]).any():
         return f"links: the widths of {listing((g.name for g in groups), most=4)} are not in the linked proportion"
     for group in groups:
         if group.partitions and _cells(group.partitions) is None:

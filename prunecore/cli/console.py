@@ -74,9 +74,8 @@ class Console:
         self._line(f"  size {event['size']:.4f}, {counts}, certificate {verdict} ({certificate.max_abs_error:.1e})")
 
     def _on_score(self, event: Mapping[str, Any]) -> None:
-        name = str(event["name"]).rpartition("/")[2]
-        score = event.get("metric_name", "")
-        self._line(f"  {name}: {event.get('metric', score) or 'metric'} {event['value']:.4f}, loss {event['loss']:.4f}")
+        stage = str(event["stage"]).rpartition("/")[2].replace("_", " ")
+        self._line(f"  {stage}: {event['name']} {event['value']:.4f}, loss {event['loss']:.4f}")
 
     def _on_epoch(self, event: Mapping[str, Any]) -> None:
         epoch, epochs = int(event["epoch"]), int(event["epochs"])

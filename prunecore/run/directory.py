@@ -36,6 +36,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's own mode is for secrets
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
@@ -46,6 +47,12 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise RunDirectoryError(
             f"{path}: not written, {what}; free some space or choose another --out, then --resume"
         ) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _sync_directory(path: Path) -> None:

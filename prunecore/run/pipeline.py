@@ -201,7 +201,7 @@ def score(it: Run, name: str, model: nn.Module, data: Any) -> Score:
         name,
         lambda: dataclasses.asdict(evaluate(model, data, it.task, it.config.evaluation, device=it.config.device)),
     )
-    it.emit({"event": "score", "name": name, **found})
+    it.emit({"event": "score", "stage": name, **found})
     return Score(**found)
 
 

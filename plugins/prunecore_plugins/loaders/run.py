@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
 import prunecore
 from prunecore.api import load_original, original_of
 from prunecore.surgery import load_recipe
-from prunecore.types import LoadedModel
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from prunecore.types import LoadedModel
 
 
 class RunLoader:
@@ -31,7 +35,9 @@ class RunLoader:
     def prune_load_model(self) -> LoadedModel:
         result = self._directory / "result.json"
         if not result.is_file():
-            raise prunecore.ConfigError(f"run:{self._directory}: no result.json there; give the directory of a finished run")
+            raise prunecore.ConfigError(
+                f"run:{self._directory}: no result.json there; give the directory of a finished run"
+            )
         facts = json.loads(result.read_text(encoding="utf-8"))
         loaded = load_original(self._directory)
         return dataclasses.replace(

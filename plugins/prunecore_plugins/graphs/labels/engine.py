@@ -1,0 +1,72 @@
+"""`LabelGraph`: trace a network once and hand its ties to the graph builder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from prunecore import DependencyGraph, ExampleInputs, GraphBuilder, ModelError, hookimpl
+from prunecore.graph import OpRule
+from prunecore_plugins.graphs.labels.call import tensors_in
+from prunecore_plugins.graphs.labels.restore import Originals, evaluation, hooked, plain_kernels, training_branches
+from prunecore_plugins.graphs.labels.rules import table
+from prunecore_plugins.graphs.labels.trace import Trace, first_batch
+
+
+class LabelGraph:
+    """Graph engine `labels`. `rules`: further operator rules, which win over the built-in ones."""
+
+    def __init__(self, rules: Iterable[OpRule] = ()) -> None:
+        self.rules = tuple(rules)
+
+    @hookimpl
+    def prune_trace(self, model: nn.Module, inputs: ExampleInputs) -> DependencyGraph:
+        """Run `model` once in eval mode on `inputs` and find its channel groups.
+
+        The model is left bit-equal, in its mode, with its hooks. Raises ModelError where the forward fails.
+        """
+        builder = GraphBuilder(model, "labels")
+        originals = Originals(model)
+        trace = Trace(model, builder, table(self.rules), originals)
+        try:
+            with plain_kernels(), hooked(trace.enter, trace.leave):
+                _run(model, inputs, trace, evaluation(model))
+                if any(n not in trace.reached for n, _ in model.named_parameters()):
+                    _try_branches(model, inputs, trace)
+        finally:
+            originals.put_back()
+        trace.finish()
+        return builder.build()
+
+
+def _run(model: nn.Module, inputs: ExampleInputs, trace: Trace, mode: AbstractContextManager[None]) -> None:
+    args, kwargs = tree_map(_detached, inputs.args), tree_map(_detached, dict(inputs.kwargs))
+    trace.batch = first_batch((args, kwargs))
+    trace.inputs((args, kwargs))
+    try:
+        with mode, trace:
+            outputs = model(*args, **kwargs)
+    except Exception as error:
+        shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in((args, kwargs)))
+        raise ModelError(f"the network fails on the example inputs of shape {shapes}: {error}") from error
+    trace.outputs(outputs)
+
+
+def _try_branches(model: nn.Module, inputs: ExampleInputs, trace: Trace) -> None:
+    """A second forward through branches that only training takes (auxiliary heads); it may well not run."""
+    before, trace.costs = set(trace.reached), False
+    try:
+        _run(model, inputs, trace, training_branches(model))
+    except ModelError:
+        trace.stack[1:] = []
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            for dim in range(tensor.dim()) if name in trace.reached - before else ():
+                trace.builder.freeze(trace.builder.labels(name, dim), "the forward in train mode stops halfway")
+
+
+def _detached(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value

@@ -1,0 +1,69 @@
+"""Labels of one tensor, kept compact: an array of the tensor's rank that has size 1 along every dim it does not vary on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from prunecore.types import Indices
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """Which channel each element belongs to, as far as dim `axis` is concerned.
+
+    `axis` is the dim that gets shorter when channels go. labels: int64, the tensor's rank, size 1 or the tensor's along
+    each dim, -1 where a position always stays. Where the labels vary along further dims the layer is *ragged*: for every
+    index of those dims other channels may stay along `axis`, but equally many.
+    """
+
+    axis: int
+    labels: Indices
+
+    def aligned(self, rank: int) -> Layer:
+        """The same with leading dims of size 1 up to `rank`, as broadcasting adds them."""
+        extra = rank - self.labels.ndim
+        if not extra:
+            return self
+        return Layer(self.axis + extra, self.labels.reshape((1,) * extra + self.labels.shape))
+
+    def varies(self, dim: int) -> bool:
+        return self.labels.shape[dim] > 1
+
+    @property
+    def is_line(self) -> bool:
+        """Whether the labels vary along `axis` only."""
+        return self.labels.size == self.labels.shape[self.axis]
+
+
+@dataclass(frozen=True, eq=False)
+class Info:
+    """What is known of one tensor's channels.
+
+    leaf: made of parameters, buffers and constants only. why: what a dim without labels is, for reasons.
+    """
+
+    layers: tuple[Layer, ...] = ()
+    leaf: bool = True
+    why: str = "a constant made in the forward"
+
+
+def first(labels: Indices, dims: tuple[int, ...]) -> Indices:
+    """Index 0 along `dims`, which stay with size 1."""
+    return labels[tuple(slice(0, 1) if d in dims else slice(None) for d in range(labels.ndim))]
+
+
+def squeezed(labels: Indices, dims: range) -> Indices:
+    """Size 1 along those of `dims` where the labels do not vary."""
+    for dim in dims:
+        if labels.shape[dim] > 1:
+            head = first(labels, (dim,))
+            if (labels == head).all():
+                labels = head
+    return labels
+
+
+def line(labels: Indices, axis: int, rank: int) -> Indices:
+    """One-dimensional `labels` laid along dim `axis` of `rank` dims."""
+    return labels.reshape(tuple(-1 if d == axis else 1 for d in range(rank)))

@@ -1,0 +1,309 @@
+"""Shape operations that choose, repeat or join elements: slice, split, cat, pad, flip, roll, repeat, pixel shuffle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from prunecore.types import Indices
+from prunecore_plugins.graphs.labels.call import Call
+from prunecore_plugins.graphs.labels.layers import Info, Layer
+from prunecore_plugins.graphs.labels.rules.views import permuted, reshape
+
+
+def _cut(labels: Indices, dim: int, start: int, end: int, step: int = 1) -> Indices:
+    if labels.shape[dim] == 1:
+        return labels
+    return labels[(slice(None),) * dim + (slice(start, end, step),)]
+
+
+def _rows(labels: Indices, dim: int, size: int) -> Indices:
+    """`labels` cut along `dim` into pieces of `size`, shape `(pieces * whatever it is ragged over, size)`."""
+    return np.moveaxis(labels, dim, -1).reshape(-1, size)
+
+
+def slicing(call: Call) -> Info:
+    """`x[start:end:step]` along a dim. Along the channels only equal pieces can be followed."""
+    source, info = call.args[0], call.info(call.args[0])
+    dim = call.arg(1, "dim", 0) % source.dim()
+    size, step = source.shape[dim], call.arg(4, "step", 1)
+    start, end, _ = slice(call.arg(2, "start"), call.arg(3, "end"), step).indices(size)
+    if (start, end, step) == (0, size, 1) or not info.layers:
+        return info
+    layers = []
+    for layer in info.layers:
+        if layer.axis == dim and size > 1 and not _follows(call, layer, (start, end, step), size):
+            call.drop([layer], f"slice {start}:{end}:{step} of {size} channels")
+            continue
+        layers.append(Layer(layer.axis, _cut(layer.labels, dim, start, end, step)))
+    return Info(tuple(layers), info.leaf, info.why)
+
+
+def _follows(call: Call, layer: Layer, piece: tuple[int, int, int], size: int) -> bool:
+    """Make the pieces of a slice equal (tie blocks of `step`); False where there is no telling."""
+    start, end, step = piece
+    length = end - start
+    if layer.labels.shape[layer.axis] == 1:
+        return False
+    if step > 1:
+        if size % step or start >= step or end <= size - step:
+            return False
+        rows = np.moveaxis(layer.labels, layer.axis, -1).reshape(-1, step)
+        call.tie(rows[:, :1], rows, "a strided slice of channels")
+        return True
+    if length <= 0 or size % length or start % length:
+        return False
+    reason = call.reason(f"slices of {length} of {size} channels")
+    call.trace.builder.equal_parts(_rows(layer.labels, layer.axis, length), reason)
+    return True
+
+
+def select(call: Call) -> Info:
+    source, info = call.args[0], call.info(call.args[0])
+    dim = call.arg(1, "dim") % source.dim()
+    index = call.arg(2, "index") % source.shape[dim]
+    return Info(tuple(_selected(call, info, dim, index)), info.leaf, info.why)
+
+
+def _selected(call: Call, info: Info, dim: int, index: int) -> list[Layer]:
+    layers = []
+    for layer in info.layers:
+        if layer.axis == dim:
+            call.drop([layer], "one channel is picked by its number")
+            continue
+        labels = _cut(layer.labels, dim, index, index + 1).squeeze(dim)
+        layers.append(Layer(layer.axis - (layer.axis > dim), labels))
+    return layers
+
+
+def unbind(call: Call) -> list[Info]:
+    source, info = call.args[0], call.info(call.args[0])
+    dim = call.arg(1, "dim", 0) % source.dim()
+    call.drop([y for y in info.layers if y.axis == dim], "channels are taken apart one by one")
+    kept = Info(tuple(y for y in info.layers if y.axis != dim), info.leaf, info.why)
+    return [Info(tuple(_selected(call, kept, dim, i)), info.leaf, info.why) for i in range(source.shape[dim])]
+
+
+def split(call: Call) -> list[Info]:
+    """split, chunk and their unsafe forms. Equal pieces must stay equal; unequal sizes are numbers of the code."""
+    source, info = call.args[0], call.info(call.args[0])
+    dim = call.arg(2, "dim", 0) % source.dim()
+    sizes = [t.shape[dim] for t in call.out]
+    for layer in info.layers:
+        if layer.axis == dim and len(sizes) > 1 and len(set(sizes)) == 1 and layer.varies(dim):
+            reason = call.reason(f"split into {len(sizes)} equal parts")
+            call.trace.builder.equal_parts(_rows(layer.labels, dim, sizes[0]), reason)
+    ends = np.cumsum(sizes).tolist()
+    return [
+        Info(tuple(Layer(y.axis, _cut(y.labels, dim, e - s, e)) for y in info.layers), info.leaf, info.why)
+        for s, e in zip(sizes, ends, strict=True)
+    ]
+
+
+def cat(call: Call) -> Info:
+    tensors = [t for t in call.args[0] if t.dim() == call.out.dim()]
+    return _joined(call, [call.info(t) for t in tensors], [tuple(t.shape) for t in tensors], call.arg(1, "dim", 0))
+
+
+def stack(call: Call) -> Info:
+    dim = call.arg(1, "dim", 0) % call.out.dim()
+    infos = [call.info(t) for t in call.args[0]]
+    spread = [
+        Info(tuple(Layer(y.axis + (y.axis >= dim), np.expand_dims(y.labels, dim)) for y in i.layers), i.leaf, i.why)
+        for i in infos
+    ]
+    shapes = [(*t.shape[:dim], 1, *t.shape[dim:]) for t in call.args[0]]
+    return _joined(call, spread, shapes, dim)
+
+
+def _joined(call: Call, infos: list[Info], shapes: Sequence[tuple[int, ...]], dim: int) -> Info:
+    rank = call.out.dim()
+    dim %= rank
+    leaf = all(i.leaf for i in infos)
+    if not any(i.layers for i in infos):
+        return Info((), leaf, next((i.why for i in infos if not i.leaf), Info.why))
+    layers = []
+    for axis in dict.fromkeys(y.axis for i in infos for y in i.layers):
+        found = [[y for y in i.layers if y.axis == axis] for i in infos]
+        if any(len(f) > 1 for f in found):
+            for each in found:
+                call.drop(each, "a dim that merges two cut dims")
+        elif axis == dim:
+            layers.append(Layer(axis, _end_to_end(found, shapes, dim)))
+        elif all(found):
+            layers.append(_side_by_side(call, [f[0] for f in found], dim))
+        else:
+            why = next(i.why for i, f in zip(infos, found, strict=True) if not f)
+            for each in found:
+                call.drop(each, f"joined with {why}")
+    return Info(tuple(layers), leaf)
+
+
+def _end_to_end(found: list[list[Layer]], shapes: Sequence[tuple[int, ...]], dim: int) -> Indices:
+    rank = len(shapes[0])
+    wide = [1] * rank
+    for each in found:
+        for d in range(rank):
+            if each and d != dim:
+                wide[d] = max(wide[d], each[0].labels.shape[d])
+    pieces = []
+    for each, shape in zip(found, shapes, strict=True):
+        target = (*wide[:dim], shape[dim], *wide[dim + 1 :])
+        pieces.append(np.broadcast_to(each[0].labels if each else np.int64(-1), target))
+    return np.concatenate(pieces, axis=dim)
+
+
+def _side_by_side(call: Call, found: list[Layer], dim: int) -> Layer:
+    head = call.mix(found[0], [dim])
+    for other in found[1:]:
+        call.tie(head.labels, call.mix(other, [dim]).labels, "joined with positions without channels")
+    return head
+
+
+def pad(call: Call) -> Info:
+    """`constant_pad_nd`: padded channels always stay."""
+    source, info, amounts = call.args[0], call.info(call.args[0]), list(call.args[1])
+    layers = []
+    for layer in info.layers:
+        width = [(0, 0)] * source.dim()
+        for number in range(len(amounts) // 2):
+            dim = source.dim() - 1 - number
+            if layer.axis == dim or layer.varies(dim):
+                width[dim] = (amounts[2 * number], amounts[2 * number + 1])
+        if layer.axis != source.dim() and any(p for d, p in enumerate(width) if d != layer.axis for p in p):
+            layer = call.mix(layer, [d for d, p in enumerate(width) if p != (0, 0)])
+            width = [p if d == layer.axis else (0, 0) for d, p in enumerate(width)]
+        if min(width[layer.axis]) < 0:
+            call.drop([layer], "channels are cropped by number")
+            continue
+        labels = layer.labels
+        if labels.shape[layer.axis] != source.shape[layer.axis]:
+            shape = list(labels.shape)
+            shape[layer.axis] = source.shape[layer.axis]
+            labels = np.broadcast_to(labels, shape)
+        layers.append(Layer(layer.axis, np.pad(labels, width, constant_values=-1)))
+    return Info(tuple(layers), info.leaf, info.why)
+
+
+def flip(call: Call) -> Info:
+    info, rank = call.info(call.args[0]), call.args[0].dim()
+    dims = [d % rank for d in call.arg(1, "dims")]
+    layers = tuple(Layer(y.axis, np.flip(y.labels, [d for d in dims if y.varies(d)])) for y in info.layers)
+    return Info(layers, info.leaf, info.why)
+
+
+def roll(call: Call) -> Info:
+    source, info = call.args[0], call.info(call.args[0])
+    shifts, dims = list(call.arg(1, "shifts")), [d % source.dim() for d in call.arg(2, "dims", ())]
+    if not dims:
+        call.drop(info.layers, "a roll over all dims")
+        return Info((), info.leaf, info.why)
+    call.drop([y for y in info.layers if y.axis in dims], "channels are rolled by a fixed number")
+    kept = [y for y in info.layers if y.axis not in dims]
+    return Info(tuple(Layer(y.axis, np.roll(y.labels, shifts, dims)) for y in kept), info.leaf, info.why)
+
+
+def repeat(call: Call) -> Info:
+    source, info, times = call.args[0], call.info(call.args[0]), list(call.arg(1, "repeats"))
+    rank = len(times)
+    layers = []
+    for layer in (y.aligned(rank) for y in info.layers):
+        size = source.shape[layer.axis - rank + source.dim()]
+        if times[layer.axis] > 1 and size == 1:
+            call.drop([layer], "a single channel is spread over a dim")
+            continue
+        tiles = [t if layer.varies(d) else 1 for d, t in enumerate(times)]
+        layers.append(Layer(layer.axis, np.tile(layer.labels, tiles)))
+    return Info(tuple(layers), info.leaf, info.why)
+
+
+def pixel_shuffle(call: Call) -> Info:
+    """The r*r channels that become one channel's pixels go together."""
+    factor = int(call.arg(1, "upscale_factor")) ** 2
+    rank = call.args[0].dim()
+    axis, info = rank - 3, call.info(call.args[0])
+    call.drop(call.others(info, [axis]), "pixels are rearranged")
+    labels = call.channels(info, axis, call.args[0].shape[axis])
+    rows = labels.reshape(-1, factor)
+    call.tie(rows[:, :1], rows, "pixel shuffle")
+    return Info((Layer(axis, rows[:, 0].reshape(-1, 1, 1).reshape((1,) * axis + (-1, 1, 1))),), info.leaf, info.why)
+
+
+def pixel_unshuffle(call: Call) -> Info:
+    factor = int(call.arg(1, "downscale_factor")) ** 2
+    axis, info = call.args[0].dim() - 3, call.info(call.args[0])
+    call.drop(call.others(info, [axis]), "pixels are rearranged")
+    labels = np.repeat(call.channels(info, axis, call.args[0].shape[axis]), factor)
+    return Info((Layer(axis, labels.reshape((1,) * axis + (-1, 1, 1))),), info.leaf, info.why)
+
+
+def channel_shuffle(call: Call) -> Info:
+    """`(g, c / g) -> (c / g, g)`: position by position the groups lose the same channels."""
+    source, info, groups = call.args[0], call.info(call.args[0]), int(call.arg(1, "groups"))
+    old = tuple(source.shape)
+    apart = (old[0], groups, old[1] // groups, *old[2:])
+    split_info = Info(tuple(reshape(call, info, old, apart)), info.leaf, info.why)
+    swapped = permuted(split_info, [0, 2, 1, *range(3, len(apart))])
+    between = (old[0], old[1] // groups, groups, *old[2:])
+    return Info(tuple(reshape(call, swapped, between, old)), info.leaf, info.why)
+
+
+def unfold(call: Call) -> Info:
+    """`Tensor.unfold`: windows along one dim, which must not be a channel dim."""
+    source, info = call.args[0], call.info(call.args[0])
+    dim = call.arg(1, "dimension") % source.dim()
+    layers = call.mixed(info, [dim], "windows over channels")
+    return Info(tuple(Layer(y.axis, y.labels[..., None]) for y in layers), info.leaf, info.why)
+
+
+def im2col(call: Call) -> Info:
+    """`F.unfold`: every channel becomes kernel-size many."""
+    source, info = call.args[0], call.info(call.args[0])
+    axis = source.dim() - 3
+    factor = call.out.shape[axis] // source.shape[axis]
+    call.drop(call.others(info, [axis]), "windows over pixels")
+    labels = np.repeat(call.channels(info, axis, source.shape[axis]), factor)
+    return Info((Layer(axis, labels.reshape((1,) * axis + (-1, 1))),), info.leaf, info.why)
+
+
+def col2im(call: Call) -> Info:
+    source, info = call.args[0], call.info(call.args[0])
+    axis = source.dim() - 2
+    size = source.shape[axis]
+    call.drop(call.others(info, [axis]), "windows over pixels")
+    rows = call.channels(info, axis, size).reshape(call.out.shape[axis], -1)
+    call.tie(rows[:, :1], rows, "the window of a channel")
+    return Info((Layer(axis, rows[:, 0].reshape((1,) * axis + (-1, 1, 1))),), info.leaf, info.why)
+
+
+def is_tensor(value: object) -> bool:
+    return isinstance(value, Tensor)
+
+
+RULES = {
+    "aten.slice": slicing,
+    "aten.select": select,
+    "aten.unbind": unbind,
+    **dict.fromkeys(
+        (
+            "aten.split", "aten.split_with_sizes", "aten.unsafe_split", "aten.unsafe_split_with_sizes", "aten.chunk",
+            "aten.unsafe_chunk",
+        ),
+        split,
+    ),
+    "aten.cat": cat,
+    "aten.stack": stack,
+    "aten.constant_pad_nd": pad,
+    "aten.flip": flip,
+    "aten.roll": roll,
+    "aten.repeat": repeat,
+    "aten.pixel_shuffle": pixel_shuffle,
+    "aten.pixel_unshuffle": pixel_unshuffle,
+    "aten.channel_shuffle": channel_shuffle,
+    "aten.native_channel_shuffle": channel_shuffle,
+    "aten.unfold": unfold,
+    "aten.im2col": im2col,
+    "aten.col2im": col2im,
+}  # fmt: skip

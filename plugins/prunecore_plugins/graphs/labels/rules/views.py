@@ -1,0 +1,155 @@
+"""Shape changes that keep every element: view, permute, expand, squeeze, transposes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from prunecore_plugins.graphs.labels.call import Call
+from prunecore_plugins.graphs.labels.layers import Info, Layer, squeezed
+
+Block = tuple[int, int, int, int]
+
+
+def blocks(old: Sequence[int], new: Sequence[int]) -> list[Block]:
+    """The smallest runs `(i0, i1, j0, j1)` with `prod(old[i0:i1]) == prod(new[j0:j1])`, in order."""
+    found: list[Block] = []
+    i = j = 0
+    while i < len(old) and j < len(new):
+        i0, j0 = i, j
+        left, right = old[i], new[j]
+        i, j = i + 1, j + 1
+        while left != right:
+            if left < right and i < len(old):
+                left, i = left * old[i], i + 1
+            elif j < len(new):
+                right, j = right * new[j], j + 1
+            else:
+                return [(0, len(old), 0, len(new))]
+        found.append((i0, i, j0, j))
+    if i < len(old) or j < len(new):
+        found.append((i, len(old), j, len(new)))
+    return found
+
+
+def view(call: Call) -> Info:
+    """Reshape. Each block of dims is merged and split on its own; the others' labels cost nothing."""
+    source, info = call.args[0], call.info(call.args[0])
+    if not info.layers or source.shape == call.out.shape:
+        return info
+    layers = reshape(call, info, tuple(source.shape), tuple(call.out.shape))
+    return Info(tuple(layers), info.leaf, info.why)
+
+
+def reshape(call: Call, info: Info, old: tuple[int, ...], new: tuple[int, ...]) -> list[Layer]:
+    """`info.layers` of a tensor of shape `old` after a reshape to `new`."""
+    if 0 in old:
+        call.drop(info.layers, "an empty tensor")
+        return []
+    runs = blocks(old, new)
+    found = [_reshape_layer(call, layer, old, new, runs) for layer in info.layers]
+    return [layer for layer in found if layer is not None]
+
+
+def _reshape_layer(
+    call: Call, layer: Layer, old: tuple[int, ...], new: tuple[int, ...], runs: list[Block]
+) -> Layer | None:
+    i0, i1, j0, j1 = next(run for run in runs if run[0] <= layer.axis < run[1])
+    # merged with a faster dim that it depends on, the order of the kept ones would change: tie along that dim
+    layer = call.mix(layer, range(layer.axis + 1, i1))
+    labels = layer.labels
+    expanded, target = list(labels.shape), [1] * len(new)
+    for a, b, c, d in runs:
+        if any(labels.shape[k] > 1 for k in range(a, b)):
+            expanded[a:b], target[c:d] = old[a:b], new[c:d]
+    labels = np.broadcast_to(labels, expanded).reshape(target)
+    if j1 - j0 > 1:
+        labels = squeezed(labels, range(j0, j1))
+    for a, b, c, d in runs:
+        if (a, c) != (i0, j0) and b - a > 1 and d - c > 1:
+            labels = squeezed(labels, range(c, d))
+    return _split(call, labels, new, range(j0, j1))
+
+
+def _split(call: Call, labels: np.ndarray, new: tuple[int, ...], dims: range) -> Layer | None:
+    """The dim of `dims` that gets shorter: the only one that varies, or the last, with equal parts over the others."""
+    varying = [d for d in dims if labels.shape[d] > 1]
+    if not varying:
+        axis = next((d for d in dims if new[d] > 1), next(iter(dims), None))
+        if axis is None:
+            call.freeze(labels, "its dim of size 1 is gone")
+            return None
+        return Layer(axis, labels)
+    axis = varying[-1]
+    if len(varying) > 1:
+        parts = np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis])
+        call.trace.builder.equal_parts(parts, call.reason(f"a dim is split into {tuple(new[d] for d in dims)}"))
+    return Layer(axis, labels)
+
+
+def permuted(info: Info, order: Sequence[int]) -> Info:
+    """`info` of a tensor whose dims are put into `order`."""
+    place = {dim: position for position, dim in enumerate(order)}
+    layers = tuple(Layer(place[y.axis], y.labels.transpose(order)) for y in info.layers)
+    return Info(layers, info.leaf, info.why)
+
+
+def permute(call: Call) -> Info:
+    rank = call.args[0].dim()
+    return permuted(call.info(call.args[0]), [d % rank for d in call.arg(1, "dims")])
+
+
+def transpose(call: Call) -> Info:
+    tensor, info = call.args[0], call.info(call.args[0])
+    rank = tensor.dim()
+    if not info.layers or rank < 2:
+        return info
+    a, b = (call.args[1] % rank, call.args[2] % rank) if len(call.args) > 2 else (0, 1)
+    order = list(range(rank))
+    order[a], order[b] = b, a
+    return permuted(info, order)
+
+
+def flipped_dims(call: Call) -> Info:
+    """`numpy_T` and friends."""
+    return permuted(call.info(call.args[0]), list(reversed(range(call.args[0].dim()))))
+
+
+def unsqueeze(call: Call) -> Info:
+    info, dim = call.info(call.args[0]), call.arg(1, "dim") % call.out.dim()
+    layers = tuple(Layer(y.axis + (y.axis >= dim), np.expand_dims(y.labels, dim)) for y in info.layers)
+    return Info(layers, info.leaf, info.why)
+
+
+def squeeze(call: Call) -> Info:
+    return view(call)
+
+
+def expand(call: Call) -> Info:
+    source, info = call.args[0], call.info(call.args[0])
+    rank = call.out.dim()
+    layers = []
+    for layer in (y.aligned(rank) for y in info.layers):
+        if call.out.shape[layer.axis] != source.shape[layer.axis - rank + source.dim()]:
+            call.drop([layer], "a single channel is spread over a dim")
+        else:
+            layers.append(layer)
+    return Info(tuple(layers), info.leaf, info.why)
+
+
+RULES = {
+    **dict.fromkeys(
+        ("aten.view", "aten._unsafe_view", "aten.reshape", "aten._reshape_alias", "aten.flatten", "aten.unflatten"),
+        view,
+    ),
+    "aten.permute": permute,
+    "aten.transpose": transpose,
+    "aten.t": transpose,
+    "aten.numpy_T": flipped_dims,
+    "aten.unsqueeze": unsqueeze,
+    "aten.squeeze": squeeze,
+    "aten.expand": expand,
+    "aten.view_as_real": None,
+}
+del RULES["aten.view_as_real"]

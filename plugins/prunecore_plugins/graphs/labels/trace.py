@@ -1,0 +1,189 @@
+"""The dispatch mode that runs beside the forward: every ATen operation passes by and its rule moves the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._decomp import decomposition_table
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from prunecore.graph import UNREACHED, GraphBuilder
+from prunecore.types import Indices
+from prunecore_plugins.graphs.labels.call import Call, tensors_in
+from prunecore_plugins.graphs.labels.layers import Info, Layer, line
+from prunecore_plugins.graphs.labels.restore import Originals
+from prunecore_plugins.graphs.labels.rules.pointwise import pointwise
+
+Rule = Callable[[Call], Any]
+
+_KEY = "_prunecore_labels"
+_NOTHING = Info()
+
+
+class Trace(TorchDispatchMode):
+    """Labels of all tensors of one forward. `module` is the path of the module that runs now."""
+
+    def __init__(
+        self, model: nn.Module, builder: GraphBuilder, rules: Mapping[str, Rule], originals: Originals
+    ) -> None:
+        super().__init__()
+        self.builder, self._rules, self._originals = builder, rules, originals
+        self._names = {id(t): n for n, t in (*model.named_parameters(), *model.named_buffers())}
+        self._paths = {id(m): n for n, m in model.named_modules()}
+        self._leaves: dict[int, Info] = {}
+        self._found: dict[Any, Rule | None] = {}
+        self._storages = {t.untyped_storage()._cdata: t for t in (*model.parameters(), *model.buffers())}
+        self._sited: set[str] = set()
+        self.stack: list[tuple[str, nn.Module | None]] = [("", model)]
+        self.batch = 1
+        self._fused = bool(torch._C._get_mkldnn_enabled())
+        self.costs = True
+        self.reached: set[str] = set()
+        self.hidden: list[Indices] = []
+
+    # ------------------------------------------------------------ modules
+
+    @property
+    def module(self) -> str:
+        return self.stack[-1][0]
+
+    @property
+    def current(self) -> nn.Module | None:
+        return self.stack[-1][1]
+
+    def enter(self, module: nn.Module, _args: Any) -> None:
+        """A module starts (forward pre-hook)."""
+        path = self._paths.get(id(module))
+        self.stack.append((self.module if path is None else path, module))
+        if isinstance(module, nn.RNNBase):
+            # the fused kernel hides the gates; without it a recurrent layer is products, splits and pointwise ops
+            torch._C._set_mkldnn_enabled(False)
+
+    def leave(self, module: nn.Module, _args: Any, output: Any) -> None:
+        """A module ends (forward hook): note where channels are visible in a leaf module's outputs."""
+        path = self._paths.get(id(module))
+        if path and path not in self._sited and not module._modules:
+            self._sited.add(path)
+            for number, tensor in enumerate(tensors_in(output)):
+                layers = self.info(tensor).layers
+                if len(layers) == 1 and layers[0].is_line and (layers[0].labels >= 0).any():
+                    self.builder.site(path, number, layers[0].axis, layers[0].labels.ravel())
+        while len(self.stack) > 1 and self.stack.pop()[1] is not module:
+            pass
+        if isinstance(module, nn.RNNBase):
+            torch._C._set_mkldnn_enabled(self._fused)
+
+    # ------------------------------------------------------------ labels of tensors
+
+    def info(self, tensor: Any) -> Info:
+        """Labels of a tensor: those that travel with it, or fresh ones of a parameter or buffer."""
+        if not isinstance(tensor, Tensor):
+            return _NOTHING
+        found = tensor.__dict__.get(_KEY)
+        if found is not None and found[0] is self:
+            info: Info = found[1]
+            return info
+        name = self._names.get(id(tensor))
+        if name is not None:
+            return self._leaf(name, tensor)
+        owner = self._storages.get(tensor.untyped_storage()._cdata) if tensor.layout == torch.strided else None
+        if owner is None:
+            return _NOTHING
+        # an alias made behind our back (`.data`): the parameter itself, or else nothing that we know how to cut
+        info = self._leaf(self._names[id(owner)], owner)
+        if owner.shape == tensor.shape and owner.stride() == tensor.stride():
+            return info
+        for layer in info.layers:
+            self.builder.freeze(layer.labels, f"a view made outside the dispatcher (in {self.module})")
+        return _NOTHING
+
+    def _leaf(self, name: str, tensor: Tensor) -> Info:
+        found = self._leaves.get(id(tensor))
+        if found is None:
+            rank = tensor.dim()
+            layers = [Layer(d, line(self.builder.labels(name, d), d, rank)) for d in range(rank)]
+            found = self._leaves[id(tensor)] = Info(tuple(layers))
+            self.reached.add(name)
+        return found
+
+    def set(self, tensor: Any, info: Info) -> None:
+        """Let `info` travel with `tensor`."""
+        if isinstance(tensor, Tensor) and id(tensor) not in self._leaves:
+            tensor.__dict__[_KEY] = (self, info)
+
+    def shadow(self, tensor: Tensor, info: Info) -> Tensor:
+        """`tensor` itself, labelled with an intermediate result that a rule goes on with."""
+        self.set(tensor, info)
+        return tensor
+
+    def finish(self) -> None:
+        """Kernel dims and the like are no channels."""
+        if self.hidden:
+            self.builder.freeze(np.concatenate([a.ravel() for a in self.hidden]), UNREACHED)
+
+    def inputs(self, values: Any) -> None:
+        """Mark the network's inputs."""
+        for tensor in tensors_in(values):
+            self.set(tensor, Info((), leaf=False, why="network input"))
+
+    def outputs(self, values: Any) -> None:
+        """Freeze what the network returns."""
+        for tensor in tensors_in(values):
+            for layer in self.info(tensor).layers:
+                self.builder.freeze(layer.labels[layer.labels >= 0], "network output")
+
+    # ------------------------------------------------------------ dispatch
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        try:
+            rule = self._found[func]
+        except KeyError:
+            rule = self._found[func] = self._rule(func)
+        if func._schema.is_mutable:
+            self._originals.guard(func, args, kwargs)
+        if rule is None:
+            return self._unknown(func, args, kwargs)
+        out = func(*args, **kwargs)
+        result = rule(Call(self, func, args, kwargs, out))
+        if isinstance(result, Info):
+            self.set(out, result)
+        elif result is not None:
+            for tensor, info in zip(out, result, strict=False):
+                self.set(tensor, info)
+        return out
+
+    def _rule(self, func: Any) -> Rule | None:
+        rule = self._rules.get(str(func)) or self._rules.get(str(func.overloadpacket))
+        if rule is None and torch.Tag.pointwise in func.tags:
+            return pointwise
+        return rule
+
+    def _unknown(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Take an operation without a rule apart; freeze what goes into it where that cannot be done."""
+        operands = [(t, self.info(t)) for t in tensors_in((args, kwargs))]
+        if any(info.layers for _, info in operands) and not func._schema.is_mutable:
+            with self:
+                out = func.decompose(*args, **kwargs)
+                if out is not NotImplemented:
+                    return out
+                if (parts := decomposition_table.get(func)) is not None:
+                    return parts(*args, **kwargs)
+        out = func(*args, **kwargs)
+        call = Call(self, func, args, kwargs, out)
+        for _, info in operands:
+            call.drop(info.layers, "no rule for this operation")
+        leaf = all(info.leaf for _, info in operands)
+        for tensor in tensors_in(out):
+            self.set(tensor, Info((), leaf=leaf, why=call.reason("no rule for this operation")))
+        return out
+
+
+def first_batch(values: Any) -> int:
+    """Batch size of the first input."""
+    found: Sequence[Tensor] = tensors_in(values)
+    return max(int(found[0].shape[0]), 1) if found and found[0].dim() else 1

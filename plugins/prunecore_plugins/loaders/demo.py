@@ -8,7 +8,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from prunecore import ExampleInputs, LoadedModel, hookimpl
+from prunecore import LoadedModel, hookimpl
+from prunecore.loading import example_inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,17 +55,16 @@ class DemoNet(nn.Module):
 
 
 class DemoLoader:
-    """A `DemoNet` with random weights (`pretrained` is False)."""
+    """A `DemoNet` with random weights, by torch's generator; `pretrained` is False."""
 
     class Options(BaseModel):
-        """`widths`: channels of the three stages. `depth`: blocks a stage. `seed`: of the initial weights."""
+        """`widths`: channels of the three stages. `depth`: blocks a stage."""
 
         model_config = ConfigDict(frozen=True, extra="forbid")
 
         source: str | None = None
         widths: tuple[int, int, int] = (24, 48, 96)
         depth: int = Field(default=1, ge=1)
-        seed: int = Field(default=0, ge=0)
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -72,8 +72,6 @@ class DemoLoader:
     @hookimpl
     def prune_load_model(self) -> LoadedModel:
         options = self._options
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(options.seed)
-            model = DemoNet(options.widths, depth=options.depth)
+        model = DemoNet(options.widths, depth=options.depth)
         provenance = {"spec": "demo", "class": f"{DemoNet.__module__}.{DemoNet.__qualname__}", **options.model_dump()}
-        return LoadedModel(model, ExampleInputs((torch.zeros(1, 1, 16, 16),)), provenance, pretrained=False)
+        return LoadedModel(model.eval(), example_inputs([1, 1, 16, 16]), provenance, pretrained=False)

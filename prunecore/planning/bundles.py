@@ -101,16 +101,16 @@ def _ladder(groups: tuple[ChannelGroup, ...], ratio: Indices, limits: Limits, *,
     return np.asarray(counts[np.concatenate([[0], cut])])
 
 
-# ---------------------------------------------------------------- producers whose width several bundles make up
+# ---------------------------------------------------------------- widths that several bundles make up
 
 
-def producer_dims(bundles: Sequence[Bundle]) -> dict[tuple[str, int], list[tuple[int, int]]]:
-    """(tensor, dim) of every producer -> its parts: number of the bundle, and how much of the uncut dim is its."""
+def dims_of(bundles: Sequence[Bundle], *, producers: bool) -> dict[tuple[str, int], list[tuple[int, int]]]:
+    """(tensor, dim) of every member (or producer) -> its parts: number of the bundle, how much of the uncut dim is its."""
     found: dict[tuple[str, int], list[tuple[int, int]]] = {}
     for number, bundle in enumerate(bundles):
         for group in bundle.groups:
             for member in group.members:
-                if member.role == "producer":
+                if member.role == "producer" or not producers:
                     found.setdefault((member.tensor, member.dim), []).append((number, member.index.size))
     return found
 
@@ -120,7 +120,7 @@ def _alignable(graph: DependencyGraph, bundles: list[Bundle], multiple_of: int |
     if multiple_of is None:
         return bundles
     sizes = {t.name: [d(graph.widths) for d in t.dims] for t in graph.tensors}
-    dims = producer_dims(bundles)
+    dims = dims_of(bundles, producers=True)
     found = list(bundles)
     changed = True
     while changed:

@@ -57,21 +57,21 @@ def _whole(
     if group.name in frozen:
         return "frozen: a cut of it failed its certificate"
     if group.name in skipped:
-        return f"skip: {skipped[group.name]}"
+        return f"skip {skipped[group.name]!r}"
     if target.multiple_of is not None and group.channels <= step:
-        return f"multiple_of {target.multiple_of}: {group.channels} channels are too few to align"
+        return f"multiple_of {target.multiple_of}: no wider than {step}"
     return None
 
 
 def alignment(group: ChannelGroup, multiple_of: int | None) -> int:
-    """The least channel count at which the width of every producer (of every member where there is none) is a multiple.
+    """The least channel count at which the width of every member is a multiple.
 
-    A member with `k` positions a channel is `k * channels` wide.
+    A member with `k` positions a channel is `k * channels` wide. Consumers count too: the inputs of one group of a
+    grouped convolution are a width of their own.
     """
     if multiple_of is None:
         return 1
-    members = [m for m in group.members if m.role == "producer"] or list(group.members)
-    positions = {int(m.index.shape[1]) for m in members} or {1}
+    positions = {int(m.index.shape[1]) for m in group.members} or {1}
     return math.lcm(*(multiple_of // math.gcd(multiple_of, k) for k in positions))
 
 

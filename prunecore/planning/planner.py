@@ -205,12 +205,12 @@ def _limit_notes(bundles: Sequence[Bundle], target: Target) -> list[str]:
 
 
 def _whole_notes(bundles: Sequence[Bundle]) -> list[str]:
-    """One note a reason: `skip: layer4.* keeps 6 groups whole (…)`."""
+    """One note a reason: `6 groups stay whole (a, b, c, d (and 2 more)): skip 'layer4.*'`."""
     by_reason: dict[str, list[str]] = {}
     for bundle in bundles:
         by_reason.setdefault(bundle.whole or "", []).extend(bundle.names)
     return [
-        f"{reason} keeps {len(names)} {'group' if len(names) == 1 else 'groups'} whole ({listing(names, most=4)})"
+        f"{len(names)} {'group stays' if len(names) == 1 else 'groups stay'} whole ({listing(names, most=4)}): {reason}"
         for reason, names in by_reason.items()
     ]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prunecore.measure.cost import CostModel
-from prunecore.planning.bundles import producer_dims
+from prunecore.planning.bundles import dims_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +40,7 @@ class Space:
         self._together = shared_widths(bundles)
 
     def close(self, states: Indices) -> Indices:
-        """Where a producer's width is made of several bundles and one of them is cut, the uneven ones are aligned too."""
+        """Where a width is made of several bundles and one of them is cut, the uneven ones are aligned too."""
         closed = states
         while self._together:
             before = closed
@@ -74,9 +74,9 @@ class Space:
 
 
 def shared_widths(bundles: Sequence[Bundle]) -> list[tuple[Indices, Indices]]:
-    """Producer dims made of several bundles, some of them uneven while whole: (all bundles, the uneven ones)."""
+    """Widths made of several bundles, some of them uneven while whole: (all bundles, the uneven ones)."""
     uneven = {i for i, b in enumerate(bundles) if b.uneven}
-    homes = {frozenset(number for number, _ in parts) for parts in producer_dims(bundles).values()}
+    homes = {frozenset(number for number, _ in parts) for parts in dims_of(bundles, producers=False).values()}
     found = sorted((sorted(h), sorted(h & uneven)) for h in homes if len(h) > 1 and h & uneven)
     return [(np.array(h, dtype=np.int64), np.array(u, dtype=np.int64)) for h, u in found]
 

@@ -82,7 +82,7 @@ def test_partitions_that_no_equal_cut_serves_keep_the_group_whole() -> None:
     one = chain([6], inputs=1, outputs=1)
     group = ChannelGroup("c0", 6, one.groups[0].members, (), crossing)
     graph = DependencyGraph(groups=(group,), links=(), ops=one.ops, tensors=one.tensors)
-    with pytest.raises(TargetError, match=r"partitions: those of c0 cross .* keeps 1 group whole"):
+    with pytest.raises(TargetError, match=r"1 group stays whole \(c0\): partitions: those of c0 cross"):
         plan(graph, {"c0": torch.arange(6.0)}, Target(reduce=0.5))
 
 
@@ -234,7 +234,7 @@ def test_cut_widths_are_multiples_and_narrow_ones_stay() -> None:
     assert "c1" not in widths
     assert all(w % 8 == 0 for w in widths.values())
     assert made.size <= 0.5
-    assert made.notes == ("multiple_of 8: 8 channels are too few to align keeps 1 group whole (c1)",)
+    assert made.notes == ("1 group stays whole (c1): multiple_of 8: no wider than 8",)
 
 
 def test_no_step_fits_back_above_an_aligned_plan() -> None:
@@ -349,7 +349,7 @@ def test_out_of_reach_is_refused_with_the_range_and_the_reason() -> None:
         plan(graph, {}, target)
     assert str(error.value) == (
         "target.reduce: 0.5 of macs is out of reach; between 0.0 % and 33.3 % can go. "
-        "What limits it: skip: head keeps 1 group whole (c1); max_reduction 0.5"
+        "What limits it: 1 group stays whole (c1): skip 'head'; max_reduction 0.5"
     )
     found = reachable(graph, target)
     assert (found.smallest, found.largest) == (200 / 300, 1.0)

@@ -6,6 +6,7 @@ from prunecore.training.data import Batch, TensorData, batches, collate, split, 
 from prunecore.training.devices import available_devices, resolve_device
 from prunecore.training.evaluation import evaluate
 from prunecore.training.forward import call
+from prunecore.training.images import ImageFormat, image_data, unreadable
 from prunecore.training.loop import Epoch, fine_tune, fit_epochs
 from prunecore.training.recalibration import recalibrate
 from prunecore.training.seeds import derive_seed, seeded
@@ -13,6 +14,7 @@ from prunecore.training.seeds import derive_seed, seeded
 __all__ = [
     "Batch",
     "Epoch",
+    "ImageFormat",
     "TensorData",
     "available_devices",
     "batches",
@@ -25,10 +27,12 @@ __all__ = [
     "fine_tune",
     "fit_epochs",
     "flipped",
+    "image_data",
     "recalibrate",
     "resolve_device",
     "seeded",
     "shifted",
     "split",
     "stratified",
+    "unreadable",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
@@ -13,8 +14,6 @@ from prunecore.api import load_original, original_of
 from prunecore.surgery import load_recipe
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from prunecore.types import LoadedModel
 
 

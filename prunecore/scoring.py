@@ -89,7 +89,8 @@ def score_all(
     PrunecoreError where a saliency is not finite.
     """
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    criterion = " or ".join(repr(i.plugin_name) for i in reversed(hook.prune_score.get_hookimpls()))
+    names = [i.plugin_name.rpartition(":")[2] for i in reversed(hook.prune_score.get_hookimpls())]
+    criterion = " or ".join(map(repr, names))
     if not criterion:
         raise ConfigError(
             "no criterion is loaded, expected one that implements prune_score; choose one with --criterion"
@@ -115,7 +116,7 @@ def _checked(found: object, group: ChannelGroup, criterion: str) -> Tensor:
     if bad:
         raise PrunecoreError(
             f"criterion {criterion}, group {group.name!r}: {bad} of {group.channels} saliencies are not finite, "
-            "expected finite numbers; look for NaN or infinite weights in it, or name it under skip"
+            "expected finite numbers; are there NaN or infinite weights in it? load a sound network"
         )
     return found.detach().cpu()
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from prunecore.surgery.copying import copy_model
 from prunecore.surgery.cut import named_tensors, scale
+from prunecore.surgery.masking import DeadChannels
 from prunecore.surgery.observe import Boundary, Gather, Run, leaves, run
 from prunecore.surgery.randomise import Style, cut_values, map_inputs, masked_values, random_inputs, random_values
 from prunecore.types import Certificate, ExampleInputs, Recipe, Slice
@@ -101,12 +102,30 @@ def _compare(
     if large.failure:
         return False, math.inf, [f"the masked network stops in {large.failure}"]
     error, difference = _difference(large, small)
+    if difference:  # zero parameters may not be all that dead channels mean
+        large, more = _carried(sides, recipe, small, seed)
+        if large.failure:
+            return False, error, [difference, f"the masked network stops in {large.failure}"]
+        error, difference = _difference(large, small)
+        notes += more
     if difference:
         return False, error, [*notes, difference]
     if not recipe.slices:
         return True, error, [*notes, "nothing was cut"]
     control = _control(sides, recipe, large, seed)
     return control is None, error, [*notes, *([control] if control else [])]
+
+
+def _carried(sides: _Sides, recipe: Recipe, small: Run, seed: int) -> tuple[Run, list[str]]:
+    """The masked network again, with dead channels carried through every operation; and notes on what that restricted."""
+    dead = DeadChannels(named_tensors(sides.masked), recipe)
+    large = run(sides.masked, sides.inputs, seed=seed, modes=(dead,), gather=_gatherer(recipe, small))
+    notes = [f"restricted to the kept channels: {_counts(dead.restricted)}"] if dead.restricted else []
+    return large, notes + ([f"dead channels end at: {_counts(dead.unknown)}"] if dead.unknown else [])
+
+
+def _counts(counter: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({count})" for name, count in counter.items())
 
 
 def _sides(

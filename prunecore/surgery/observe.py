@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
 from prunecore.types import ExampleInputs
@@ -77,6 +78,10 @@ def run(
     with ExitStack() as context:
         context.enter_context(torch.no_grad())
         context.enter_context(_watched(model, result, stack, gather))
+        # the plain formulas: fused attention hides its softmax and its projections
+        context.enter_context(sdpa_kernel(SDPBackend.MATH))
+        context.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
         context.enter_context(Float64())  # type: ignore[no-untyped-call]
         for mode in modes:
             context.enter_context(mode)
@@ -100,11 +105,12 @@ def _watched(model: nn.Module, result: Run, stack: list[str], gather: Gather | N
     def leave(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             stack.pop()
-            for tensor in leaves(output):
-                number = calls[name] = calls.get(name, -1) + 1
-                if tensor.is_floating_point() or tensor.is_complex():
-                    seen = tensor if gather is None else gather(name, number, tensor)
-                    result.boundaries[name, number] = summary(name, number, seen)
+            with _disable_current_modes():  # what is measured here is no part of the network
+                for tensor in leaves(output):
+                    number = calls[name] = calls.get(name, -1) + 1
+                    if tensor.is_floating_point() or tensor.is_complex():
+                        seen = tensor if gather is None else gather(name, number, tensor)
+                        result.boundaries[name, number] = summary(name, number, seen)
 
         return hook
 

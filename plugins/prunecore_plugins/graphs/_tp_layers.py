@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules import batchnorm, conv, instancenorm
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import _WeightNorm
 
 from prunecore.graph import GraphBuilder
 from prunecore.types import Indices, Role
@@ -17,13 +20,26 @@ _NORMS = (batchnorm._BatchNorm, instancenorm._InstanceNorm, nn.GroupNorm, nn.Lay
 LAYERS = (conv._ConvNd, nn.Linear, nn.Embedding, *_NORMS)
 
 
-class Layers:
-    """Labels of the inputs and outputs of every layer; `seen` holds the names of those that the walk reached."""
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """The matrix of a layer: its whole shape and the labels along its first two dims."""
 
-    def __init__(self, builder: GraphBuilder, names: Mapping[nn.Module, str]) -> None:
+    shape: tuple[int, ...]
+    first: Indices
+    second: Indices
+
+
+class Layers:
+    """Labels of the inputs and outputs of every layer that the walk reaches; `weights` holds their matrices by module,
+    `by_tensor` by parameter."""
+
+    def __init__(self, builder: GraphBuilder, model: nn.Module) -> None:
         self.builder = builder
-        self.seen: set[str] = set()
-        self._names = names
+        self.weights: dict[str, Weight] = {}
+        self.by_tensor: dict[str, Weight] = {}
+        self._names = {module: name for name, module in model.named_modules()}
+        # a shared tensor has its first name only
+        self._tensors = {id(t): name for name, t in [*model.named_parameters(), *model.named_buffers()]}
         self._inputs: dict[nn.Module, Indices | None] = {}
         self._outputs: dict[nn.Module, Indices | None] = {}
 
@@ -72,7 +88,6 @@ class Layers:
         wide = [d for d, size in enumerate(shape) if size > 1]
         if not wide:
             return Flow(None, 0, shape, None)
-        self.seen.add(name.rpartition(".")[0])
         return Flow(self.builder.labels(name, wide[-1], "other"), wide[-1], shape)
 
     def _kind(self, module: nn.Module) -> str:
@@ -93,15 +108,17 @@ class Layers:
     def _prepare(self, module: nn.Module) -> None:
         if module in self._inputs:
             return
-        self.seen.add(self._names[module])
-        if isinstance(module, conv._ConvNd):
+        if isinstance(module, conv._ConvNd | nn.Linear | nn.Embedding) and not self._names_of(module, "weight"):
+            self._closed(module)
+        elif isinstance(module, conv._ConvNd):
             self._convolution(module)
         elif isinstance(module, nn.Linear):
-            self._inputs[module] = self._label(module, "weight", 1, "consumer")
-            self._outputs[module] = self._label(module, "weight", 0, "producer")
-            self._tie(module, "bias", self._outputs[module], "bias")
+            inputs, outputs = self._label(module, "weight", 1, "consumer"), self._label(module, "weight", 0, "producer")
+            self._note(module, outputs, inputs)
+            self._inputs[module], self._outputs[module] = inputs, outputs
+            self._tie(module, "bias", outputs, "bias")
         elif isinstance(module, nn.Embedding):
-            self.builder.freeze(self.builder.labels(self._tensor(module, "weight"), 0), "the rows of an embedding")
+            self.builder.freeze(self._label(module, "weight", 0, "other"), "the rows of an embedding")
             self._inputs[module] = None
             self._outputs[module] = self._label(module, "weight", 1, "producer")
         else:
@@ -111,6 +128,7 @@ class Layers:
         builder, groups = self.builder, module.groups
         first = self._label(module, "weight", 0, "consumer" if module.transposed else "producer")
         second = self._label(module, "weight", 1, "producer" if module.transposed else "consumer")
+        self._note(module, first, second)
         inputs, outputs = (first, second) if module.transposed else (second, first)
         if groups > 1:
             # dim 1 holds one group's share: its side of the convolution gets labels of its own
@@ -156,11 +174,43 @@ class Layers:
             self.builder.equal_parts(labels.reshape(module.num_groups, -1), reason)
         self._inputs[module] = self._outputs[module] = labels
 
-    def _tensor(self, module: nn.Module, key: str) -> str:
-        return f"{self._names[module]}.{key}".lstrip(".")
+    def _closed(self, module: conv._ConvNd | nn.Linear | nn.Embedding) -> None:
+        """A weight that is computed in a way that we do not know: both sides stay whole."""
+        shape = tuple(module.weight.shape)
+        transposed = isinstance(module, conv._ConvNd) and module.transposed
+        groups = module.groups if isinstance(module, conv._ConvNd) else 1
+        sizes = (shape[0], shape[1] * groups) if transposed else (shape[1] * groups, shape[0])
+        inputs, outputs = self.builder.fresh(sizes[0]), self.builder.fresh(sizes[1])
+        for labels in (inputs, outputs):
+            self.builder.freeze(labels, f"the weight of {self._names[module]} is computed from other tensors")
+        self._inputs[module], self._outputs[module] = inputs, outputs
+
+    def _note(self, module: conv._ConvNd | nn.Linear, first: Indices, second: Indices) -> None:
+        weight = Weight(tuple(module.weight.shape), first, second)
+        self.weights[self._names[module]] = weight
+        self.by_tensor |= dict.fromkeys(self._names_of(module, "weight"), weight)
+
+    def _names_of(self, module: nn.Module, key: str) -> list[str]:
+        """Names of the tensors behind `module.key`: itself, or direction and magnitude of weight norm; else none."""
+        own = module._parameters.get(key, module._buffers.get(key))
+        found = [] if own is None else [own]
+        if isinstance(module._parameters.get(f"{key}_v"), Tensor):
+            found = [t for t in (module._parameters[f"{key}_v"], module._parameters[f"{key}_g"]) if t is not None]
+        elif parametrize.is_parametrized(module, key):
+            chain: Any = module.parametrizations[key]  # type: ignore[index]
+            if len(chain) == 1 and isinstance(chain[0], _WeightNorm):
+                found = [chain.original1, chain.original0]
+        return [self._tensors[id(t)] for t in found]
 
     def _label(self, module: nn.Module, key: str, dim: int, role: Role) -> Indices:
-        return self.builder.labels(self._tensor(module, key), dim, role)
+        """Labels along `dim` of `module.key`; those of weight norm's magnitude are tied to them where it varies."""
+        first, *others = self._names_of(module, key)
+        labels = self.builder.labels(first, dim, role)
+        for other in others:
+            own = self.builder.labels(other, dim, role)
+            if len(own) == len(labels):
+                self.builder.tie(labels, own)
+        return labels
 
     def _tie(self, module: nn.Module, key: str, labels: Indices | None, role: Role) -> None:
         if getattr(module, key, None) is not None and labels is not None:

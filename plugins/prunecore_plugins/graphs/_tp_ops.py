@@ -99,6 +99,9 @@ def _unary(op: str, node: Any, flow: Flow, shape: tuple[int, ...], nodes: Mappin
     target: int | None = None
     if op in _SPATIAL:
         target = dim if dim <= rank - 3 else None
+    elif op == "AsStrided":  # a global pooling in channels_last
+        alone = all(size == 1 for d, size in enumerate(shape) if d not in (0, dim))
+        target = dim if alone and tuple(node._saved_stride)[dim] == 1 and not node._saved_storage_offset else None
     elif op == "ConstantPadNd":
         target = dim
     elif op == "Permute":

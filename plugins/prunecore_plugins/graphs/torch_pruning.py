@@ -43,7 +43,7 @@ class TorchPruningGraph:
         """
         trace = _trace(model, inputs)
         builder = GraphBuilder(trace.model, "torch-pruning")
-        layers = Layers(builder, trace.names)
+        layers = Layers(builder, trace.model)
         flows = _flows(trace, layers)
         for call in trace.calls:
             layers.consume(call.module, call.inputs[0] if call.inputs else None, flows, call.input_shape)
@@ -53,12 +53,13 @@ class TorchPruningGraph:
                 builder.freeze(flow.labels, OUTPUT)
         _sites(trace, flows, builder)
         for op in trace_ops(model, inputs):
-            if op.weight is None or op.weight.rpartition(".")[0] not in layers.seen:
+            # a weight that the forward computes (weight standardisation) is as wide as its layer's parameter
+            weight = layers.weights.get(op.module) if op.weight is None else layers.by_tensor.get(op.weight)
+            if weight is None or weight.shape != op.weight_shape:
                 builder.op(op.module, op.op, op.macs, [])
                 continue
-            rows, columns = op.weight_shape[:2]
-            factors = [builder.labels(op.weight, 0), builder.labels(op.weight, 1)]
-            builder.op(op.module, op.op, op.macs // (rows * columns), factors)
+            rows, columns = weight.shape[:2]
+            builder.op(op.module, op.op, op.macs // (rows * columns), [weight.first, weight.second])
         return builder.build()
 
 

@@ -28,6 +28,11 @@ def mixed_precision(precision: Precision, device: torch.device) -> str:
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
 
 
+def is_first_process() -> bool:
+    """Whether this process writes files; under `accelerate launch` only one does."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 @contextmanager
 def own_accelerator(device: torch.device, precision: Precision) -> Iterator[Accelerator]:
     """An Accelerator on `device`; under `accelerate launch` each process keeps the device that it was given.

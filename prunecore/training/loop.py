@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from prunecore.config.training import TrainingSettings
 from prunecore.errors import ConfigError, TrainingError
-from prunecore.training.accelerator import own_accelerator
+from prunecore.training.accelerator import is_first_process, own_accelerator
 from prunecore.training.checkpoint import read_state, write_state
 from prunecore.training.data import EpochSampler, collate, length_of
 from prunecore.training.devices import resolve_device
@@ -86,7 +86,7 @@ def fine_tune(
     trained: nn.Module | None = None
     for epoch in epochs:
         trained = epoch.model
-        if checkpoint is not None:
+        if checkpoint is not None and is_first_process():
             write_state(checkpoint, epoch.state)
     if trained is None:  # no epochs (left): the state, where there is one, is the result
         trained = copy.deepcopy(model)
@@ -144,8 +144,8 @@ class _Training:
         self._layout = self._channels_last()
         if self._layout:
             self._network.to(memory_format=torch.channels_last)
-        several = self._accelerator.num_processes > 1
-        self._called = self._accelerator.prepare_model(self._network) if several else self._network
+        self._several = self._accelerator.num_processes > 1
+        self._called = self._accelerator.prepare_model(self._network) if self._several else self._network
         self._optimizer = self._accelerator.prepare_optimizer(make_optimizer(self._network, settings))
         self._loader = self._accelerator.prepare_data_loader(self._make_loader())
         self._steps = len(self._loader)
@@ -167,6 +167,7 @@ class _Training:
         with seeded(derive_seed(self._around.seed, "epoch", self.epoch), self._device):
             self._network.train()
             loss, images, fault = self._pass()
+        self._agree()
         if fault is None and not all(bool(p.isfinite().all()) for p in self._network.parameters()):
             fault = "the weights are not finite"
         self.epoch += 1
@@ -227,7 +228,14 @@ class _Training:
             self._accelerator.clip_grad_norm_(self._network.parameters(), settings.clip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return loss.detach().float()
+        # every process must see the same loss, so that all of them stop or none
+        return self._accelerator.reduce(loss.detach().float(), "mean") if self._several else loss.detach().float()
+
+    def _agree(self) -> None:
+        """Give every process the buffers (BatchNorm statistics) of the first; the weights are the same already."""
+        if self._several:
+            for buffer in self._network.buffers():
+                torch.distributed.broadcast(buffer, src=0)
 
     @property
     def _total_steps(self) -> int:

@@ -69,6 +69,23 @@ def test_a_foreign_or_damaged_checkpoint_is_refused(net, task, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
 
 
+def test_a_full_disk_leaves_the_last_state(net, task, tmp_path, monkeypatch):
+    saved = tmp_path / "state.pt"
+    calls = []
+
+    def save(state, file, save=torch.save):
+        calls.append(1)
+        if len(calls) > 2:
+            raise OSError(28, "No space left on device")
+        save(state, file)
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(RunDirectoryError, match=r"state\.pt: .*No space left on device; free some space"):
+        fine_tune(net, task, QUICK, device="cpu", checkpoint=saved)
+    assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
+    assert torch.load(saved, weights_only=True)["epoch"] == 2
+
+
 def test_frozen_parameters_stay_unless_asked(net, task):
     net[0].requires_grad_(False)
     tuned = fine_tune(net, task, QUICK, device="cpu")

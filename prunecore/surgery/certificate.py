@@ -101,12 +101,13 @@ def _compare(
     large = run(sides.masked, sides.inputs, seed=seed, gather=_gatherer(recipe, small))
     if large.failure:
         return False, math.inf, [f"the masked network stops in {large.failure}"]
-    error, difference = _difference(large, small)
+    compare = _difference if not recipe.values else lambda a, b: _outputs_differ(a.outputs, b.outputs)
+    error, difference = compare(large, small)
     if difference:  # zero parameters may not be all that dead channels mean
         large, more = _carried(sides, recipe, small, seed)
         if large.failure:
             return False, error, [difference, f"the masked network stops in {large.failure}"]
-        error, difference = _difference(large, small)
+        error, difference = compare(large, small)
         notes += more
     if difference:
         return False, error, [*notes, difference]
@@ -228,28 +229,31 @@ def _control(sides: _Sides, recipe: Recipe, large: Run, seed: int) -> str | None
     matrices = [s for s in weights if sides.values[s.tensor].dim() > 1] or weights
     tensors = named_tensors(sides.cut)
     picks = [matrices[len(matrices) * i // _CONTROLS] for i in range(_CONTROLS)] if matrices else []
-    for part in reversed(list(dict.fromkeys(picks))):
-        shifted = Recipe(slices=tuple(_shift(s) if s == part else s for s in recipe.slices if s.tensor == part.tensor))
+    for number, part in enumerate(reversed(picks)):
+        shifted = Recipe(
+            slices=tuple(_shift(s, number) if s == part else s for s in recipe.slices if s.tensor == part.tensor)
+        )
         kept = tensors[part.tensor].data.clone()
         tensors[part.tensor].data.copy_(cut_values({part.tensor: sides.values[part.tensor]}, shifted)[part.tensor])
         moved = run(sides.cut, sides.inputs, seed=seed)
         tensors[part.tensor].data.copy_(kept)
         if moved.failure or _outputs_differ(large.outputs, moved.outputs)[1]:
             return None
-    names = ", ".join(s.tensor for s in picks) or "no parameter"
+    names = ", ".join(dict.fromkeys(s.tensor for s in picks)) or "no parameter"
     return f"negative control: shifting an index of {names} changes no output, so the comparison proves nothing"
 
 
-def _shift(part: Slice) -> Slice:
-    """One kept position replaced by a removed neighbour."""
-    kept = list(part.kept)
-    there = set(kept)
-    for i, position in enumerate(kept):
-        for neighbour in (position + 1, position - 1):
-            if neighbour not in there and 0 <= neighbour < part.size:
-                kept[i] = neighbour
-                return replace(part, kept=tuple(kept))
-    return replace(part, kept=tuple(reversed(kept)))
+def _shift(part: Slice, number: int) -> Slice:
+    """One kept position (another one for each `number`) replaced by a removed neighbour."""
+    there = set(part.kept)
+    moves = [
+        (i, neighbour)
+        for i, position in enumerate(part.kept)
+        for neighbour in (position + 1, position - 1)
+        if neighbour not in there and 0 <= neighbour < part.size
+    ]
+    index, neighbour = moves[len(moves) * number // _CONTROLS]
+    return replace(part, kept=(*part.kept[:index], neighbour, *part.kept[index + 1 :]))
 
 
 def _trains(original: nn.Module, cut: nn.Module, inputs: ExampleInputs, seed: int) -> str | None:

@@ -43,9 +43,13 @@ class DeadChannels(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.restricted: Counter[str] = Counter()
         self.unknown: Counter[str] = Counter()
-        self._masks = WeakTensorKeyDictionary()  # type: ignore[no-untyped-call]
+        self._masks = WeakTensorKeyDictionary()
         for name, mask in dead_elements(tensors, recipe).items():
             self._masks[tensors[name]] = mask
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # the default imports the compiler, which takes seconds
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

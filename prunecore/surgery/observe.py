@@ -22,6 +22,10 @@ _LOW = (torch.float32, torch.float16, torch.bfloat16)
 class Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps a float64 network in float64 where its code asks for less (`.float()`, `dtype=torch.float32`)."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # the default imports the compiler, which takes seconds
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if kwargs.get("dtype") in _LOW:

@@ -59,8 +59,8 @@ def _values(module: nn.Module, key: str, tensor: Tensor, style: Style, generator
     if tensor.dim() > 1 and tensor.shape[0] > 1 and not isinstance(module, nn.Embedding):
         return noise / math.sqrt(max(tensor[0].numel(), 1))
     if tensor.dim() == 1 and key == "weight":  # the scale of a norm: not too near to zero
-        return torch.sign(noise) * (0.5 + noise.abs() / 2)
-    return noise
+        return torch.sign(noise) * (0.7 + noise.abs() / 2)
+    return noise / 2 if tensor.dim() == 1 else noise  # offsets that leave channels alive behind a relu
 
 
 def random_inputs(inputs: ExampleInputs, device: torch.device, generator: torch.Generator) -> ExampleInputs:

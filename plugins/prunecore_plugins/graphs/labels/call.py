@@ -39,7 +39,9 @@ class Call:
         return self.trace.module
 
     def reason(self, text: str) -> str:
-        """`text`, with the operation and the module that it happened in."""
+        """`text`, with the operation and the module that it happened in (once: a cause names its own)."""
+        if " (aten." in text:
+            return text
         return f"{text} ({self.name} in {self.module or 'the network itself'})"
 
     def info(self, tensor: Any) -> Info:

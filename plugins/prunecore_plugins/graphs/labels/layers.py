@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from prunecore.types import Indices
 
 
@@ -29,12 +27,12 @@ class Layer:
         return Layer(self.axis + extra, self.labels.reshape((1,) * extra + self.labels.shape))
 
     def varies(self, dim: int) -> bool:
-        return self.labels.shape[dim] > 1
+        return bool(self.labels.shape[dim] > 1)
 
     @property
     def is_line(self) -> bool:
         """Whether the labels vary along `axis` only."""
-        return self.labels.size == self.labels.shape[self.axis]
+        return bool(self.labels.size == self.labels.shape[self.axis])
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,13 +24,13 @@ _KEY = "_prunecore_labels"
 _NOTHING = Info()
 
 
-class Trace(TorchDispatchMode):
+class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Labels of all tensors of one forward. `module` is the path of the module that runs now."""
 
     def __init__(
         self, model: nn.Module, builder: GraphBuilder, rules: Mapping[str, Rule], originals: Originals
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.builder, self._rules, self._originals = builder, rules, originals
         self._names = {id(t): n for n, t in (*model.named_parameters(), *model.named_buffers())}
         self._paths = {id(m): n for n, m in model.named_modules()}
@@ -159,9 +159,16 @@ class Trace(TorchDispatchMode):
 
     def _rule(self, func: Any) -> Rule | None:
         rule = self._rules.get(str(func)) or self._rules.get(str(func.overloadpacket))
-        if rule is None and torch.Tag.pointwise in func.tags:
-            return pointwise
-        return rule
+        if rule is not None or torch.Tag.pointwise in func.tags:
+            return rule or pointwise
+        # in-place variants do not always carry the tag of the operation that they stand for
+        name = func.overloadpacket.__name__
+        plain = getattr(torch.ops.aten, name[:-1], None) if name.endswith("_") and func.namespace == "aten" else None
+        if plain is None:
+            return None
+        if f"aten.{name[:-1]}" in self._rules:
+            return self._rules[f"aten.{name[:-1]}"] if self._rules[f"aten.{name[:-1]}"] is pointwise else None
+        return pointwise if any(torch.Tag.pointwise in getattr(plain, o).tags for o in plain.overloads()) else None
 
     def _unknown(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Take an operation without a rule apart; freeze what goes into it where that cannot be done."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from prunecore_plugins.graphs.labels.call import Call, size_of
 from prunecore_plugins.graphs.labels.layers import Info, Layer
-from prunecore_plugins.graphs.labels.rules.shapes import Tensor
 
 
 def attention(call: Call) -> list[Info]:

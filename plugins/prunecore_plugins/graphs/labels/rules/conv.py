@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from torch import Tensor
 
 from prunecore.types import Indices
 from prunecore_plugins.graphs.labels.call import Call, size_of
@@ -32,14 +33,19 @@ def convolution(call: Call) -> Info:
         out, width, produced = _grouped(call, ins, (rows, columns), groups=groups, why=why)
     places = size_of(x if transposed else call.out, [0, *range(2, x.dim())]) * size_of(weight, range(2, weight.dim()))
     call.cost(places, produced, width)
-    if bias is not None:
-        b_info = call.info(bias)
-        labels = call.channels(b_info, 0, bias.shape[0])
-        call.role(b_info, labels, "bias")
-        call.tie(out, labels, "tied to a constant bias" if b_info.leaf else "tied to a bias without channels")
+    _bias(call, bias, out)
     batch = [call.mix(y, range(1, x.dim())) for y in x_info.layers if y.axis == 0]
     leaf = x_info.leaf and w_info.leaf
-    return Info((Layer(1, line(out, 1, x.dim())), *batch), leaf, call.reason("the output of a fixed convolution"))
+    return Info((Layer(1, line(out, 1, x.dim())), *batch), leaf, call.reason("a place in the output"))
+
+
+def _bias(call: Call, bias: Tensor | None, out: Indices) -> None:
+    if bias is None or not bias.numel():
+        return
+    info = call.info(bias)
+    labels = call.channels(info, 0, bias.shape[0])
+    call.role(info, labels, "bias")
+    call.tie(out, labels, "tied to a bias without channels")
 
 
 def _hide_kernel(call: Call, info: Info) -> None:
@@ -96,7 +102,29 @@ def _grouped_transposed(
     return np.tile(columns, groups), columns, rows
 
 
+def deformable(call: Call) -> Info:
+    """torchvision's `deform_conv2d(input, weight, offset, mask, bias, …, groups, offset_groups, use_mask)`."""
+    x, weight, offset, mask, bias = call.args[:5]
+    groups, offset_groups = int(call.args[11]), int(call.args[12])
+    for tensor in (offset, mask):
+        call.drop(call.info(tensor).layers, "offsets of a deformable convolution")
+    if groups > 1 or offset_groups > 1:
+        for tensor in (x, weight, bias):
+            call.drop(call.info(tensor).layers, "groups of a deformable convolution")
+        return Info((), leaf=False, why=call.reason("a grouped deformable convolution"))
+    x_info, w_info = call.info(x), call.info(weight)
+    call.drop(call.others(x_info, [1]), "positions are convolved")
+    _hide_kernel(call, w_info)
+    rows, columns = (call.channels(w_info, d, weight.shape[d]) for d in (0, 1))
+    call.role(w_info, rows, "producer")
+    call.role(w_info, columns, "consumer")
+    call.tie(call.channels(x_info, 1, x.shape[1]), columns, f"tied to {x_info.why}")
+    _bias(call, bias, rows)
+    return Info((Layer(1, line(rows, 1, x.dim())),), leaf=False, why=call.reason("a place in the output"))
+
+
 RULES = {
+    "torchvision.deform_conv2d": deformable,
     "aten.convolution": convolution,
     "aten._convolution": convolution,
     "aten.convolution_overrideable": convolution,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from prunecore_plugins.graphs.labels.call import Call
@@ -99,4 +98,3 @@ RULES = {
     "aten._fused_rms_norm": layer_norm,
     "aten._weight_norm_interface": weight_norm,
 }
-_ = torch

@@ -135,7 +135,15 @@ def nothing(call: Call) -> None:
     """No tensor comes out."""
 
 
+# element by element, yet without torch's tag
+_UNTAGGED = (
+    "hardswish", "_prelu_kernel", "rrelu_with_noise", "log_sigmoid_forward", "floor_divide", "complex", "polar", "real",
+    "imag", "isnan", "bucketize", "prelu", "log_sigmoid", "logit", "bitwise_not",
+    "conj_physical", "copysign", "xlogy", "nextafter", "heaviside", "ldexp", "hypot", "frac",
+)  # fmt: skip
+
 RULES = {
+    **{f"aten.{name}": pointwise for name in _UNTAGGED},
     **dict.fromkeys(
         (
             "aten.clone", "aten._to_copy", "aten.detach", "aten.alias", "aten.lift_fresh", "aten.contiguous",

@@ -24,6 +24,14 @@ def spatial(places: int, *, others: tuple[int, ...] = ()):  # type: ignore[no-un
     return rule
 
 
+def roi(call: Call) -> Info:
+    """`roi_align(input, boxes, …)`: boxes for the batch, places resampled."""
+    info, boxes = call.info(call.args[0]), call.info(call.args[1])
+    call.drop(boxes.layers, "positions computed from channels")
+    layers = call.mixed(info, [0, 2, 3], "positions are resampled")
+    return Info(tuple(layers), leaf=False, why=info.why)
+
+
 _ONE = (
     "avg_pool1d", "adaptive_avg_pool1d", "_adaptive_avg_pool1d", "adaptive_max_pool1d", "max_pool1d_with_indices",
     "reflection_pad1d", "replication_pad1d", "upsample_nearest1d", "_upsample_nearest_exact1d", "upsample_linear1d",
@@ -43,6 +51,8 @@ RULES = {
     **{f"aten.{name}": spatial(1) for name in _ONE},
     **{f"aten.{name}": spatial(2) for name in _TWO},
     **{f"aten.{name}": spatial(3) for name in _THREE},
+    "torchvision.roi_align": roi,
+    "torchvision.roi_pool": roi,
     "aten.grid_sampler_2d": spatial(2, others=(1,)),
     "aten.grid_sampler_3d": spatial(3, others=(1,)),
     "aten.max_unpool2d": spatial(2, others=(1,)),

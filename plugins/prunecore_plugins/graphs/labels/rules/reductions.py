@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 from torch import Tensor
 
 from prunecore_plugins.graphs.labels.call import Call
@@ -33,7 +32,7 @@ def reduce(call: Call) -> Info | list[Info]:
     """sum, mean, amax, var, norms …: `dim` may be missing (all dims)."""
     position = 2 if "norm" in call.name else 1
     dims = call.arg(position, "dim")
-    if isinstance(dims, bool) or isinstance(dims, float):
+    if isinstance(dims, (bool, float)):
         dims = None
     info = _reduced(call, _dims(dims, call.args[0].dim()), over_channels=True)
     return info if isinstance(call.out, Tensor) else [info] * len(call.out)
@@ -72,6 +71,13 @@ def scan(call: Call) -> Info:
     return Info(tuple(call.mix(y, [dim]) for y in info.layers), info.leaf, info.why)
 
 
+def transform(call: Call) -> Info:
+    """Fourier transforms: their dims are places."""
+    source, info = call.args[0], call.info(call.args[0])
+    dims = [d % source.dim() for d in call.arg(1, "dim")]
+    return Info(tuple(call.mixed(info, dims, "a Fourier transform over channels")), info.leaf, info.why)
+
+
 def triangle(call: Call) -> Info:
     """tril, triu: the two last dims are places, not channels."""
     rank, info = call.args[0].dim(), call.info(call.args[0])
@@ -90,6 +96,6 @@ RULES = {
     **dict.fromkeys(("aten._softmax", "aten._log_softmax", "aten._safe_softmax"), softmax),
     **dict.fromkeys(("aten.sort", "aten.topk", "aten.kthvalue", "aten.argsort", "aten.cumprod", "aten.cummax"), order),
     "aten.cumsum": scan,
+    **dict.fromkeys(("aten._fft_r2c", "aten._fft_c2c", "aten._fft_c2r"), transform),
     **dict.fromkeys(("aten.tril", "aten.triu"), triangle),
 }
-_ = np

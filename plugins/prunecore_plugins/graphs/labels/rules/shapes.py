@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from torch import Tensor
 
 from prunecore.types import Indices
 from prunecore_plugins.graphs.labels.call import Call
@@ -165,32 +164,28 @@ def _side_by_side(call: Call, found: list[Layer], dim: int) -> Layer:
 def pad(call: Call) -> Info:
     """`constant_pad_nd`: padded channels always stay."""
     source, info, amounts = call.args[0], call.info(call.args[0]), list(call.args[1])
+    rank = source.dim()
+    widths = {rank - 1 - i: (amounts[2 * i], amounts[2 * i + 1]) for i in range(len(amounts) // 2)}
     layers = []
     for layer in info.layers:
-        width = [(0, 0)] * source.dim()
-        for number in range(len(amounts) // 2):
-            dim = source.dim() - 1 - number
-            if layer.axis == dim or layer.varies(dim):
-                width[dim] = (amounts[2 * number], amounts[2 * number + 1])
-        if layer.axis != source.dim() and any(p for d, p in enumerate(width) if d != layer.axis for p in p):
-            layer = call.mix(layer, [d for d, p in enumerate(width) if p != (0, 0)])
-            width = [p if d == layer.axis else (0, 0) for d, p in enumerate(width)]
-        if min(width[layer.axis]) < 0:
+        before, after = widths.get(layer.axis, (0, 0))
+        if min(before, after) < 0:
             call.drop([layer], "channels are cropped by number")
             continue
-        labels = layer.labels
-        if labels.shape[layer.axis] != source.shape[layer.axis]:
-            shape = list(labels.shape)
+        layer = call.mix(layer, [d for d, width in widths.items() if width != (0, 0)])
+        if before or after:
+            shape = list(layer.labels.shape)
             shape[layer.axis] = source.shape[layer.axis]
-            labels = np.broadcast_to(labels, shape)
-        layers.append(Layer(layer.axis, np.pad(labels, width, constant_values=-1)))
+            width = [(before, after) if d == layer.axis else (0, 0) for d in range(rank)]
+            layer = Layer(layer.axis, np.pad(np.broadcast_to(layer.labels, shape), width, constant_values=-1))
+        layers.append(layer)
     return Info(tuple(layers), info.leaf, info.why)
 
 
 def flip(call: Call) -> Info:
     info, rank = call.info(call.args[0]), call.args[0].dim()
     dims = [d % rank for d in call.arg(1, "dims")]
-    layers = tuple(Layer(y.axis, np.flip(y.labels, [d for d in dims if y.varies(d)])) for y in info.layers)
+    layers = tuple(Layer(y.axis, np.flip(y.labels, tuple(d for d in dims if y.varies(d)))) for y in info.layers)
     return Info(layers, info.leaf, info.why)
 
 
@@ -278,8 +273,19 @@ def col2im(call: Call) -> Info:
     return Info((Layer(axis, rows[:, 0].reshape((1,) * axis + (-1, 1, 1))),), info.leaf, info.why)
 
 
-def is_tensor(value: object) -> bool:
-    return isinstance(value, Tensor)
+def glu(call: Call) -> Info:
+    """`a * sigmoid(b)` of the two halves of a dim."""
+    source, info = call.args[0], call.info(call.args[0])
+    dim = call.arg(1, "dim", -1) % source.dim()
+    half = source.shape[dim] // 2
+    layers = []
+    for layer in info.layers:
+        if layer.axis == dim:
+            a, b = (_cut(layer.labels, dim, start, start + half) for start in (0, half))
+            call.tie(a, b, "gated by a position without a channel")
+            layer = Layer(dim, a)
+        layers.append(layer)
+    return Info(tuple(call.mix(y, [dim]) for y in layers), info.leaf, info.why)
 
 
 RULES = {
@@ -303,6 +309,7 @@ RULES = {
     "aten.pixel_unshuffle": pixel_unshuffle,
     "aten.channel_shuffle": channel_shuffle,
     "aten.native_channel_shuffle": channel_shuffle,
+    "aten.glu": glu,
     "aten.unfold": unfold,
     "aten.im2col": im2col,
     "aten.col2im": col2im,

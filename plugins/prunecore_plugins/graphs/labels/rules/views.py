@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from torch import Tensor
 
 from prunecore_plugins.graphs.labels.call import Call
 from prunecore_plugins.graphs.labels.layers import Info, Layer, squeezed
@@ -138,6 +139,40 @@ def expand(call: Call) -> Info:
     return Info(tuple(layers), info.leaf, info.why)
 
 
+def strided(call: Call) -> Info:
+    """`as_strided`: only where it states the shape and strides that are there (adaptive pooling does)."""
+    source, info = call.args[0], call.info(call.args[0])
+    if tuple(call.arg(1, "size")) == tuple(source.shape) and _same_strides(source, call.arg(2, "stride")):
+        return info
+    call.drop(info.layers, "strides set by hand")
+    return Info((), info.leaf, call.reason("strides set by hand"))
+
+
+def _same_strides(tensor: Tensor, strides: Sequence[int]) -> bool:
+    found = zip(tensor.shape, tensor.stride(), strides, strict=True)
+    return all(size == 1 or old == new for size, old, new in found)
+
+
+def diagonal(call: Call) -> Info:
+    source, info = call.args[0], call.info(call.args[0])
+    dims = [d % source.dim() for d in (call.arg(2, "dim1", 0), call.arg(3, "dim2", 1))]
+    layers = call.mixed(info, dims, "a diagonal of channels")
+    rest = [d for d in range(source.dim()) if d not in dims]
+    moved = [Layer(rest.index(y.axis), y.labels.squeeze(tuple(dims))[..., None]) for y in layers]
+    return Info(tuple(moved), info.leaf, info.why)
+
+
+def real_view(call: Call) -> Info:
+    info = call.info(call.args[0])
+    return Info(tuple(Layer(y.axis, y.labels[..., None]) for y in info.layers), info.leaf, info.why)
+
+
+def complex_view(call: Call) -> Info:
+    info, last = call.info(call.args[0]), call.args[0].dim() - 1
+    layers = call.mixed(info, [last], "channels become real and imaginary parts")
+    return Info(tuple(Layer(y.axis, y.labels[..., 0]) for y in layers), info.leaf, info.why)
+
+
 RULES = {
     **dict.fromkeys(
         ("aten.view", "aten._unsafe_view", "aten.reshape", "aten._reshape_alias", "aten.flatten", "aten.unflatten"),
@@ -150,6 +185,9 @@ RULES = {
     "aten.unsqueeze": unsqueeze,
     "aten.squeeze": squeeze,
     "aten.expand": expand,
-    "aten.view_as_real": None,
+    "aten.as_strided": strided,
+    "aten.as_strided_": strided,
+    "aten.diagonal": diagonal,
+    "aten.view_as_real": real_view,
+    "aten.view_as_complex": complex_view,
 }
-del RULES["aten.view_as_real"]

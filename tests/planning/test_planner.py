@@ -30,7 +30,7 @@ def test_the_least_salient_channels_go() -> None:
     graph = chain([4, 4], areas=[1, 1, 1], inputs=1, outputs=1)  # 4 + 16 + 4 = 24 MACs
     scores = {"c0": torch.tensor([0.1, 2.0, 0.2, 1.7]), "c1": torch.tensor([3.0, 1.0, 3.0, 1.0])}
     made = plan(graph, scores, Target(reduce=13 / 24))
-    # worths over the group's mean of 1: 0.1 0.2 (c0) and of 2: 0.5 0.5 1.5 1.5 (c1): c0[0], c0[2], then c1[3]: 2 + 6 + 3
+    # saliency over the group's mean (1 and 2), times gone : left, root: c0[0] 0.12, c1[3] 0.27, c0[2] 0.35, c1[1] 0.55
     assert made.proposal.kept["c0"].tolist() == [1, 3]
     assert made.proposal.kept["c1"].tolist() == [0, 1, 2]
     assert made.cost.macs == 2 + 2 * 3 + 3

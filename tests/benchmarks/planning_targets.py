@@ -85,7 +85,7 @@ def peer_trials(it: Subject, reduce: float) -> str:
         pruner = tp.pruner.MetaPruner(
             model,
             it.inputs.args[0],
-            importance=tp.importance.GroupNormImportance(p=2),
+            importance=tp.importance.GroupMagnitudeImportance(p=2),
             pruning_ratio=ratio,
             ignored_layers=[last_linear(model)],
         )

@@ -67,7 +67,7 @@ class Resolution:
         *,
         ties: Sequence[tuple[Indices, Indices]],
         frozen: Sequence[tuple[Indices, str]],
-        parts: Sequence[tuple[Indices, str]],
+        parts: Sequence[tuple[Indices, str, bool]],
     ) -> None:
         self._size, self._slots, self._frozen, self._parts = size, slots, list(frozen), parts
         self._slot_of = np.full(size, -1, dtype=np.int64)
@@ -104,7 +104,7 @@ class Resolution:
             numbers = np.repeat(np.arange(len(self._frozen)), [a.size for a, _ in self._frozen])
             # in descending order of the reason's number, so that the first reason is written last
             self._class_reason[self.class_of[labels[::-1]]] = numbers[::-1]
-        self._coded = [self._code(rows) for rows, _ in self._parts]
+        self._coded = [self._code(rows) for rows, _, _ in self._parts]
         self._spread_frozen()
         self._group_classes(count)
 
@@ -141,7 +141,7 @@ class Resolution:
         classes, slots = [self.class_of[labels]], [self._slot_of[labels]]
         for number, coded in enumerate(self._coded):
             free = self._free(coded)
-            if not _vacuous(free):
+            if not _vacuous(free, self._parts[number][2]):
                 here = free[free >= 0]
                 classes.append(here)
                 slots.append(np.full(here.size, pseudo + number, dtype=np.int64))
@@ -181,9 +181,9 @@ class Resolution:
         clashes = []
         self._constraints: list[_Constraint] = []
         self._cells: dict[int, Indices] = {}
-        for (rows, reason), coded in zip(self._parts, self._coded, strict=True):
+        for (rows, reason, may_vanish), coded in zip(self._parts, self._coded, strict=True):
             free = self._free(coded)
-            if _vacuous(free):
+            if _vacuous(free, may_vanish):
                 continue
             found = self._expressed(free, reason)
             if found is None or not self._partition(found):
@@ -316,9 +316,9 @@ class Resolution:
         return Affine(constant, scaled, common)
 
 
-def _vacuous(free: Indices) -> bool:
-    """Whether the parts keep equal counts whatever goes: tied by position, or each part is a single channel."""
-    if (free == free[:1]).all() or (free == free[:, :1]).all():
+def _vacuous(free: Indices, may_vanish: bool) -> bool:
+    """Whether the parts keep equal counts whatever goes: all hold the same channels (or each a single one that may go)."""
+    if (free == free[:1]).all() or (may_vanish and (free == free[:, :1]).all()):
         return True
     ordered = np.sort(free, axis=1)
     return bool((ordered == ordered[:1]).all())

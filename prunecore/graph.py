@@ -61,7 +61,7 @@ class GraphBuilder:
         self._used: set[int] = set()
         self._ties: list[tuple[Indices, Indices]] = []
         self._frozen: list[tuple[Indices, str]] = []
-        self._parts: list[tuple[Indices, str]] = []
+        self._parts: list[tuple[Indices, str, bool]] = []
         self._seen_parts: set[bytes] = set()
         self._sites: list[tuple[str, int, int, Indices]] = []
         self._ops: list[tuple[str, str, int, tuple[int | Indices, ...]]] = []
@@ -116,15 +116,16 @@ class GraphBuilder:
         if labels.size:
             self._frozen.append((labels.ravel(), reason))
 
-    def equal_parts(self, parts: Indices, reason: str) -> None:
+    def equal_parts(self, parts: Indices, reason: str, *, may_vanish: bool = False) -> None:
         """`parts`, shape `(parts, n)`: each row must keep as many labels as the others (grouped conv, chunk, heads).
 
-        -1 stands for a position without a label, which always stays.
+        -1 stands for a position without a label, which always stays. may_vanish: where every part turns out to be a
+        single channel, parts may go as a whole (a view whose count of parts follows the width).
         """
-        key = parts.shape[0].to_bytes(8, "little") + np.ascontiguousarray(parts).tobytes()
+        key = (2 * len(parts) + may_vanish).to_bytes(8, "little") + np.ascontiguousarray(parts).tobytes()
         if len(parts) > 1 and key not in self._seen_parts:
             self._seen_parts.add(key)
-            self._parts.append((parts, reason))
+            self._parts.append((parts, reason, may_vanish))
 
     def site(self, module: str, output: int, dim: int, labels: Indices) -> None:
         """`labels` along `dim` of the module's `output`-th tensor, shape `(size,)`, -1 where there is none."""

@@ -33,7 +33,7 @@ def removed_elements(
 
 
 def inert_elements(
-    model: nn.Module, inputs: ExampleInputs, dead: Mapping[str, Tensor], *, draws: int = 2
+    model: nn.Module, inputs: ExampleInputs, dead: Mapping[str, Tensor], *, draws: int = 4
 ) -> dict[str, Tensor]:
     """Masks of the elements without any influence on any output while the elements `dead` are zero."""
     inert = {name: torch.ones(p.shape, dtype=torch.bool) for name, p in model.named_parameters()}
@@ -43,7 +43,7 @@ def inert_elements(
         with torch.no_grad():
             for name, p in probe.named_parameters():
                 p.requires_grad_(True)
-                spread = max(p[0].numel(), 1) ** 0.5 if p.dim() > 1 else 1.0
+                spread = max(p[0].numel(), 1) ** 0.5 if p.dim() > 1 else 4.0  # small biases: no activation of one sign only
                 p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.float64) / spread)
                 p.masked_fill_(dead[name], 0.0)
             for name, buffer in probe.named_buffers():
@@ -51,7 +51,7 @@ def inert_elements(
                     buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator, dtype=torch.float64))
                     if name.endswith("running_mean"):
                         buffer.zero_()
-        args = [torch.randn(a.shape, generator=generator, dtype=torch.float64) for a in inputs.args]
+        args = [4 * torch.randn(a.shape, generator=generator, dtype=torch.float64) for a in inputs.args]
         outputs = _tensors(probe(*args, **inputs.kwargs))
         total = sum((o * torch.randn(o.shape, generator=generator, dtype=torch.float64)).sum() for o in outputs)
         torch.as_tensor(total).backward()

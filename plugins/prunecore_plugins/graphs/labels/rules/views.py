@@ -85,7 +85,8 @@ def _split(call: Call, labels: np.ndarray, new: tuple[int, ...], dims: range) ->
     axis = varying[-1]
     if len(varying) > 1:
         parts = np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis])
-        call.trace.builder.equal_parts(parts, call.reason(f"a dim is split into {tuple(new[d] for d in dims)}"))
+        reason = call.reason(f"a dim is split into {tuple(new[d] for d in dims)}")
+        call.trace.builder.equal_parts(parts, reason, may_vanish=True)
     return Layer(axis, labels)
 
 

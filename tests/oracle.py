@@ -43,7 +43,9 @@ def inert_elements(
         with torch.no_grad():
             for name, p in probe.named_parameters():
                 p.requires_grad_(True)
-                spread = max(p[0].numel(), 1) ** 0.5 if p.dim() > 1 else 4.0  # small biases: no activation of one sign only
+                spread = (
+                    max(p[0].numel(), 1) ** 0.5 if p.dim() > 1 else 4.0
+                )  # small biases: no activation of one sign only
                 p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.float64) / spread)
                 p.masked_fill_(dead[name], 0.0)
             for name, buffer in probe.named_buffers():

@@ -14,6 +14,7 @@ from prunecore.graph import OpRule
 from prunecore_plugins.graphs.labels.call import tensors_in
 from prunecore_plugins.graphs.labels.restore import Originals, evaluation, hooked, plain_kernels, training_branches
 from prunecore_plugins.graphs.labels.rules import table
+from prunecore_plugins.graphs.labels.rules.attention import DefaultScale
 from prunecore_plugins.graphs.labels.trace import Trace, first_batch
 
 
@@ -48,7 +49,7 @@ def _run(model: nn.Module, inputs: ExampleInputs, trace: Trace, mode: AbstractCo
     trace.batch = first_batch((args, kwargs))
     trace.inputs((args, kwargs))
     try:
-        with mode, trace:
+        with mode, DefaultScale(trace.freeze_last), trace:
             outputs = model(*args, **kwargs)
     except Exception as error:
         shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in((args, kwargs)))

@@ -115,6 +115,12 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(tensor, Tensor) and id(tensor) not in self._leaves:
             tensor.__dict__[_KEY] = (self, info)
 
+    def freeze_last(self, tensor: Tensor, why: str) -> None:
+        """Freeze what the last dim of `tensor` carries, as `why` says."""
+        for layer in self.info(tensor).layers:
+            if layer.axis == tensor.dim() - 1:
+                self.builder.freeze(layer.labels[layer.labels >= 0], f"{why} (attention in {self.module})")
+
     def shadow(self, tensor: Tensor, info: Info) -> Tensor:
         """`tensor` itself, labelled with an intermediate result that a rule goes on with."""
         self.set(tensor, info)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from prunecore_plugins.graphs.labels.call import Call, size_of
 from prunecore_plugins.graphs.labels.layers import Info, Layer
@@ -11,17 +16,14 @@ from prunecore_plugins.graphs.labels.layers import Info, Layer
 def attention(call: Call) -> list[Info]:
     """`_scaled_dot_product_*(query, key, value, …)`, shapes `(…, heads, tokens, width)`.
 
-    Where the scale is left to the operation it follows the width of the heads, so query and key keep theirs.
+    Where the scale is left to the operation it follows the width of the heads: see `DefaultScale`.
     """
     query, key, value = call.args[:3]
     q, k, v = (call.info(t) for t in (query, key, value))
     rank = query.dim()
     wide, long = rank - 1, rank - 2
     call.drop([y for i in (q, k, v) for y in i.layers if y.axis == long], "tokens with channels")
-    for info in (q, k):
-        for layer in info.layers:
-            if layer.axis == wide:
-                call.freeze(layer.labels, "the scale of attention follows the width of a head")
+    _contract(call, (query, q), (key, k), wide)
     heads = [y for i in (q, k, v) for y in i.layers if y.axis < long]
     call.drop(heads, "whole heads")
     mask = call.kwargs.get("attn_mask", call.args[3] if len(call.args) > 3 else None)
@@ -33,10 +35,40 @@ def attention(call: Call) -> list[Info]:
     return [found] + [Info()] * (len(call.out) - 1 if isinstance(call.out, tuple) else 0)
 
 
+def _contract(call: Call, query: tuple[Tensor, Info], key: tuple[Tensor, Info], wide: int) -> None:
+    """The width that query and key are multiplied over."""
+    (q_tensor, q_info), (_, k_info) = query, key
+    left, right = (call.take(i, wide) for i in (q_info, k_info))
+    if left is not None and right is not None:
+        left, right = (call.mix(y, [wide - 1]) for y in (left, right))
+        call.tie(left.labels, right.labels, "multiplied with positions without channels")
+    elif q_tensor.shape[wide] > 1:
+        call.drop([y for y in (left, right) if y is not None], "multiplied with positions without channels")
+
+
+class DefaultScale(TorchFunctionMode):
+    """Freezes query and key where the scale of attention is left to torch: it would follow the width that is left.
+
+    A function mode, because torch may take attention apart before the dispatcher sees it.
+    """
+
+    def __init__(self, freeze: Callable[[Tensor, str], None]) -> None:
+        super().__init__()
+        self._freeze = freeze
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention and kwargs.get("scale") is None:
+            for tensor in [*args[:2], *(kwargs[k] for k in ("query", "key") if k in kwargs)]:
+                self._freeze(tensor, "the scale of attention follows the width of a head")
+        return func(*args, **kwargs)
+
+
 def _cost(call: Call, query: Tensor, value: Tensor, layers: list[Layer]) -> None:
     rank = query.dim()
     pairs = size_of(query, range(rank - 1)) * value.shape[-2]
-    call.cost(pairs, query.shape[-1])
+    inner = [y.labels.reshape(-1, y.labels.shape[-1])[0] for y in call.info(query).layers if y.axis == rank - 1]
+    call.cost(pairs, inner[0] if inner else query.shape[-1])
     widths = layers[0].labels.reshape(-1, layers[0].labels.shape[-1])[0] if layers else value.shape[-1]
     call.cost(pairs, widths)
 

@@ -128,6 +128,24 @@ def squeeze(call: Call) -> Info:
     return view(call)
 
 
+def squeeze_in_place(call: Call) -> Info:
+    """`squeeze_`: the old shape is gone by now; the labels still have its rank."""
+    info = call.info(call.args[0])
+    dims = call.arg(1, "dim")
+    if dims is None:
+        call.drop(info.layers, "squeezed in place")
+        return Info((), info.leaf, info.why)
+    layers = []
+    for layer in info.layers:
+        rank = layer.labels.ndim
+        gone = {d % rank for d in ([dims] if isinstance(dims, int) else dims)} if rank > call.out.dim() else set()
+        if layer.axis in gone or len(gone) != rank - call.out.dim():
+            call.drop([layer], "squeezed in place")
+        else:
+            layers.append(Layer(layer.axis - sum(d < layer.axis for d in gone), layer.labels.squeeze(tuple(gone))))
+    return Info(tuple(layers), info.leaf, info.why)
+
+
 def expand(call: Call) -> Info:
     source, info = call.args[0], call.info(call.args[0])
     rank = call.out.dim()
@@ -182,6 +200,11 @@ RULES = {
     "aten.permute": permute,
     "aten.transpose": transpose,
     "aten.t": transpose,
+    "aten.transpose_": transpose,
+    "aten.t_": transpose,
+    "aten.swapaxes_": transpose,
+    "aten.unsqueeze_": unsqueeze,
+    "aten.squeeze_": squeeze_in_place,
     "aten.numpy_T": flipped_dims,
     "aten.unsqueeze": unsqueeze,
     "aten.squeeze": squeeze,

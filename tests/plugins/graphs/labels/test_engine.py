@@ -1,0 +1,158 @@
+"""The trace leaves the model as it was, names what it cannot cut, and takes the branches of training along."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cases import cut, free, frozen, image, trace
+from prunecore_plugins.graphs.labels import LabelGraph
+from prunecore_plugins.graphs.labels.layers import Info
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prunecore.errors import ModelError
+from prunecore.graph import OpRule
+from prunecore.types import ExampleInputs
+
+
+class Untidy(nn.Module):
+    """Writes to a buffer and a parameter in its forward, and counts its calls."""
+
+    def __init__(self, fails: bool = False) -> None:
+        super().__init__()
+        self.fails = fails
+        self.conv, self.drop, self.head = nn.Conv2d(3, 4, 3), nn.Dropout(), nn.Conv2d(4, 2, 1)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += 1
+        with torch.no_grad():
+            self.conv.weight.mul_(0.5)
+        x = self.head(self.drop(self.conv(x.sub_(1.0))))
+        if self.fails:
+            raise RuntimeError("out of luck")
+        return x
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_model_is_left_bit_equal_in_its_mode_with_its_hooks(fails: bool) -> None:
+    net = Untidy(fails).train()
+    net.drop.eval()
+    net.conv.weight.requires_grad_(False)
+    net.register_forward_hook(lambda *_: None)
+    before = {n: t.clone() for n, t in net.state_dict().items()}
+    x = torch.randn(1, 3, 6, 6)
+    given, random = x.clone(), torch.get_rng_state()
+    if fails:
+        with pytest.raises(ModelError, match=r"fails on the example inputs of shape \(1, 3, 6, 6\): out of luck"):
+            trace(net, ExampleInputs((x,)))
+    else:
+        trace(net, ExampleInputs((x,)))
+    assert all(torch.equal(t, before[n]) for n, t in net.state_dict().items())
+    assert (net.training, net.drop.training, net.conv.weight.requires_grad) == (True, False, False)
+    assert len(net._forward_hooks) == 1
+    assert not nn.modules.module._global_forward_pre_hooks
+    assert torch.equal(x, given)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert "_prunecore_labels" not in net.conv.weight.__dict__
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+class Sorted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.tanh(self.b(self.a(x).sort(1).values)))
+
+
+def test_what_an_operation_stops_is_named_and_the_rest_is_cut() -> None:
+    found = cut(Sorted(), image(), {"b": [0, 4]})
+    assert frozen(found.graph)["a"] == "channels are put in order (aten.sort in the network itself)"
+    assert found.kept["c.weight", 1] == [0, 4]
+    assert {u.module: u.reason for u in found.graph.unprunable} == {
+        "a": "channels are put in order (aten.sort in the network itself)",
+        "c": "network output",
+    }
+
+
+class Unknown(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.linalg.qr(self.a(x)).Q)
+
+
+def test_an_operation_without_a_rule_freezes_what_goes_in() -> None:
+    assert frozen(trace(Unknown(), image()))["a"] == "no rule for this operation (aten.linalg_qr in the network itself)"
+
+
+def test_a_further_rule_wins() -> None:
+    def carry(call: Any) -> list[Info]:
+        return [call.info(call.args[0]), Info()]
+
+    graph = LabelGraph([OpRule(("aten.sort",), carry)]).prune_trace(Sorted(), image())
+    assert free(graph) == {"a": 8, "b": 6}
+
+
+class Auxiliary(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.bn = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)
+        self.extra, self.b = nn.Conv2d(8, 2, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        x = F.dropout(self.bn(self.a(x)), training=self.training)
+        return (self.b(x), self.extra(x)) if self.training else self.b(x)
+
+
+def test_branches_of_training_are_tied_and_cost_nothing() -> None:
+    net = Auxiliary()
+    found = cut(net, image(), {"a": [1, 5]})
+    assert found.kept["extra.weight", 1] == [1, 5]
+    assert [op.module for op in found.graph.ops] == ["a", "b"]
+    assert torch.equal(net.bn.running_mean, torch.zeros(8))
+
+
+class Heads(nn.Module):
+    """A fused qkv layer with the width of a head read off the tensor."""
+
+    def __init__(self, scale: float | None) -> None:
+        super().__init__()
+        self.scale = scale
+        self.stem, self.qkv, self.out = nn.Linear(5, 8), nn.Linear(8, 24), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.qkv(torch.tanh(self.stem(x)))
+        q, k, v = y.reshape(y.shape[0], y.shape[1], 3, 2, y.shape[2] // 6).permute(2, 0, 3, 1, 4)
+        z = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        return self.out(z.transpose(1, 2).flatten(2))
+
+
+def test_a_given_scale_lets_query_and_key_go_together_within_each_head() -> None:
+    net, inputs = Heads(0.5), ExampleInputs((torch.randn(1, 6, 5),))
+    graph = trace(net, inputs)
+    assert free(graph) == {"stem": 8, "qkv": 8, "qkv#2": 8}
+    assert graph.group("qkv").members[0].index[:2].tolist() == [[0, 8], [1, 9]]
+    assert graph.group("qkv").partitions[0].part.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    found = cut(net, inputs, {"stem": [0, 7], "qkv": [0, 1, 6, 7], "qkv#2": [1, 2, 4, 7]})
+    assert found.kept["qkv.weight", 0] == [0, 1, 6, 7, 8, 9, 14, 15, 17, 18, 20, 23]
+    assert found.kept["out.weight", 1] == [1, 2, 4, 7]
+
+
+def test_torchs_own_scale_keeps_the_width_of_the_heads() -> None:
+    graph = trace(Heads(None), ExampleInputs((torch.randn(1, 6, 5),)))
+    assert free(graph) == {"stem": 8}
+    assert "scale of attention" in frozen(graph)["qkv"]
+
+
+def test_inputs_of_any_batch_cost_the_same() -> None:
+    one, four = (trace(Sorted(), ExampleInputs((torch.randn(n, 3, 4, 4),))) for n in (1, 4))
+    assert one.ops == four.ops
+    assert np.prod([op.scale for op in one.ops]) == 16**3

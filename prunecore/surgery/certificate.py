@@ -8,6 +8,7 @@ kept index by one and the comparison has to fail.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -261,7 +262,8 @@ def _trains(original: nn.Module, cut: nn.Module, inputs: ExampleInputs, seed: in
     fault = _train_fault(cut, inputs, seed)
     if fault is None:
         return None
-    if _train_fault(original, inputs, seed):
+    theirs = _train_fault(original, inputs, seed)
+    if theirs and re.sub(r"\d+", "", theirs) == re.sub(r"\d+", "", fault):  # messages hold sizes
         return f"the train-mode forward needs more than the example inputs, in the original too ({fault})"
     return f"train mode: the cut network stops: {fault}"
 

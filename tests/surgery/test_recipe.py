@@ -158,5 +158,5 @@ def test_recipes_that_do_not_follow_each_other() -> None:
     one = Recipe(slices=(Slice("w", 0, 6, (0, 2)),), attributes=(AttributeEdit("m", "a", 6, 2),))
     with pytest.raises(ModelError, match="w dim 0 ends with 2, the next starts with 6"):
         compose(one, one)
-    with pytest.raises(ModelError, match="m[.]a ends with 2, the next starts with 5"):
+    with pytest.raises(ModelError, match=r"m\.a ends with 2, the next starts with 5"):
         compose(one, Recipe(attributes=(AttributeEdit("m", "a", 5, 1),)))

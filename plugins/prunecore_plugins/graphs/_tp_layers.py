@@ -45,6 +45,9 @@ class Layers:
 
     # ------------------------------------------------------------ what the walk asks
 
+    def reached(self, module: nn.Module) -> bool:
+        return module in self._inputs
+
     def produce(self, module: nn.Module, shape: tuple[int, ...], given: Flow | None) -> Flow:
         """The channels that leave a layer as a tensor of `shape`; norms pass on what they are given."""
         self._prepare(module)
@@ -108,7 +111,7 @@ class Layers:
     def _prepare(self, module: nn.Module) -> None:
         if module in self._inputs:
             return
-        if isinstance(module, conv._ConvNd | nn.Linear | nn.Embedding) and not self._names_of(module, "weight"):
+        if isinstance(module, conv._ConvNd | nn.Linear | nn.Embedding) and not self._plain(module):
             self._closed(module)
         elif isinstance(module, conv._ConvNd):
             self._convolution(module)
@@ -174,6 +177,11 @@ class Layers:
             self.builder.equal_parts(labels.reshape(module.num_groups, -1), reason)
         self._inputs[module] = self._outputs[module] = labels
 
+    def _plain(self, module: nn.Module) -> bool:
+        """Its weight is a parameter (or weight norm's), and it has no tensors that we do not know."""
+        known = {"weight", "bias", "weight_g", "weight_v"}
+        return bool(self._names_of(module, "weight")) and known >= {*module._parameters, *module._buffers}
+
     def _closed(self, module: conv._ConvNd | nn.Linear | nn.Embedding) -> None:
         """A weight that is computed in a way that we do not know: both sides stay whole."""
         shape = tuple(module.weight.shape)
@@ -182,7 +190,7 @@ class Layers:
         sizes = (shape[0], shape[1] * groups) if transposed else (shape[1] * groups, shape[0])
         inputs, outputs = self.builder.fresh(sizes[0]), self.builder.fresh(sizes[1])
         for labels in (inputs, outputs):
-            self.builder.freeze(labels, f"the weight of {self._names[module]} is computed from other tensors")
+            self.builder.freeze(labels, f"{self._kind(module)} has tensors that Torch-Pruning does not know")
         self._inputs[module], self._outputs[module] = inputs, outputs
 
     def _note(self, module: conv._ConvNd | nn.Linear, first: Indices, second: Indices) -> None:

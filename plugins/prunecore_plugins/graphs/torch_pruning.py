@@ -41,17 +41,15 @@ class TorchPruningGraph:
 
         Raises ModelError where the network does not run on `inputs`, or Torch-Pruning cannot follow it.
         """
-        trace = _trace(model, inputs)
-        builder = GraphBuilder(trace.model, "torch-pruning")
-        layers = Layers(builder, trace.model)
-        flows = _flows(trace, layers)
-        for call in trace.calls:
-            layers.consume(call.module, call.inputs[0] if call.inputs else None, flows, call.input_shape)
-        for output in trace.outputs:
-            flow = flows.get(output)
-            if flow is not None and flow.labels is not None:
-                builder.freeze(flow.labels, OUTPUT)
-        _sites(trace, flows, builder)
+        traced = _copy(model)
+        builder = GraphBuilder(traced, "torch-pruning")
+        layers = Layers(builder, traced)
+        trace = _trace(traced, inputs)
+        _sites(trace, _follow(trace, layers), builder)
+        if any(isinstance(m, LAYERS) and not layers.reached(m) for m in traced.modules()):
+            # branches for training only (auxiliary heads) hang on channels too; not every network can run them here
+            with contextlib.suppress(prunecore.ModelError):
+                _follow(_trace(traced, _doubled(inputs), train=True), layers)
         for op in trace_ops(model, inputs):
             # a weight that the forward computes (weight standardisation) is as wide as its layer's parameter
             weight = layers.weights.get(op.module) if op.weight is None else layers.by_tensor.get(op.weight)
@@ -90,20 +88,25 @@ class Trace:
     parameters: dict[int, str] = field(default_factory=dict)
 
 
-def _trace(model: nn.Module, inputs: ExampleInputs) -> Trace:
-    try:
-        tp = importlib.import_module("torch_pruning")
-    except ImportError as error:
-        raise prunecore.ConfigError("the graph engine torch-pruning needs: pip install torch-pruning") from error
+def _copy(model: nn.Module) -> nn.Module:
     traced = copy_model(model).eval()
     for parameter in traced.parameters():
         if parameter.is_floating_point() or parameter.is_complex():
             parameter.requires_grad_(True)
+    return traced
+
+
+def _trace(traced: nn.Module, inputs: ExampleInputs, *, train: bool = False) -> Trace:
+    try:
+        tp = importlib.import_module("torch_pruning")
+    except ImportError as error:
+        raise prunecore.ConfigError("the graph engine torch-pruning needs: pip install torch-pruning") from error
     trace = Trace(traced, {module: name for name, module in traced.named_modules()})
     trace.parameters = {id(p): name for name, p in traced.named_parameters()}
     args, kwargs = tree_map_only(Tensor, _with_history, (tuple(inputs.args), dict(inputs.kwargs)))
 
     def forward(network: nn.Module, given: Any) -> list[Tensor]:
+        network.train(train)
         outputs = [t for t in _tensors(network(*args, **kwargs)) if t.grad_fn is not None]
         trace.outputs = [t.grad_fn for t in outputs]
         return outputs
@@ -112,15 +115,27 @@ def _trace(model: nn.Module, inputs: ExampleInputs) -> Trace:
     with _silence(), torch.enable_grad(), _recorded(trace):
         try:
             graph.build_dependency(traced, example_inputs=args, forward_fn=forward, verbose=False)
+        except prunecore.ModelError:
+            raise
         except Exception as error:  # of the network's code or of Torch-Pruning's
-            message = f"Torch-Pruning cannot follow {type(model).__name__}: {type(error).__name__}: {error}"
+            message = f"Torch-Pruning cannot follow {type(traced).__name__}: {type(error).__name__}: {error}"
             raise prunecore.ModelError(message.splitlines()[0]) from error
     if not trace.outputs:
         raise prunecore.ModelError(
-            f"{type(model).__name__}: no output depends on a parameter, so nothing can be traced"
+            f"{type(traced).__name__}: no output depends on a parameter, so nothing can be traced"
         )
     trace.nodes = {node.grad_fn: node for node in graph.module2node.values()}
     return trace
+
+
+def _doubled(inputs: ExampleInputs) -> ExampleInputs:
+    """A batch of one becomes two: batch norm cannot train on one value per channel."""
+
+    def double(tensor: Tensor) -> Tensor:
+        return torch.cat([tensor, tensor]) if tensor.dim() > 1 and tensor.shape[0] == 1 else tensor
+
+    args, kwargs = tree_map_only(Tensor, double, (tuple(inputs.args), dict(inputs.kwargs)))
+    return ExampleInputs(args, kwargs)
 
 
 def _with_history(tensor: Tensor) -> Tensor:
@@ -149,7 +164,7 @@ def _recorded(trace: Trace) -> Iterator[None]:
         inputs, shape = starts.pop()
         tensors = _tensors(output)
         if not tensors or tensors[0].grad_fn is None:
-            if any(i is not None for i in inputs) and isinstance(module, LAYERS):
+            if isinstance(module, LAYERS) and any(_behind_a_layer(i, trace) for i in inputs):
                 name = trace.names[module]
                 raise prunecore.ModelError(
                     f"{name} runs without gradients on channels of the network; use the engine 'labels'"
@@ -170,6 +185,19 @@ def _recorded(trace: Trace) -> Iterator[None]:
             handle.remove()
 
 
+def _behind_a_layer(node: Any, trace: Trace) -> bool:
+    layers = {call.output for call in trace.calls}
+    todo, seen = [node], set()
+    while todo:
+        node = todo.pop()
+        if node in layers:
+            return True
+        if node is not None and node not in seen:
+            seen.add(node)
+            todo.extend(f for f, _ in node.next_functions)
+    return False
+
+
 def _tensors(value: Any) -> list[Tensor]:
     from torch.utils._pytree import tree_leaves
 
@@ -179,6 +207,18 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 # ---------------------------------------------------------------- following the channels
+
+
+def _follow(trace: Trace, layers: Layers) -> dict[Any, Flow]:
+    """Tie and freeze what one forward says."""
+    flows = _flows(trace, layers)
+    for call in trace.calls:
+        layers.consume(call.module, call.inputs[0] if call.inputs else None, flows, call.input_shape)
+    for output in trace.outputs:
+        flow = flows.get(output)
+        if flow is not None and flow.labels is not None:
+            layers.builder.freeze(flow.labels, OUTPUT)
+    return flows
 
 
 def _flows(trace: Trace, layers: Layers) -> dict[Any, Flow]:

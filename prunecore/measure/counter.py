@@ -155,6 +155,10 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.ops: list[TracedOp] = []
         self._names, self._stack, self._batch = names, stack, batch
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # the default imports the compiler, which takes seconds
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         out = func(*args, **(kwargs or {}))
         rule = RULES.get(str(func.overloadpacket).removeprefix("aten."))

@@ -144,6 +144,10 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     # ------------------------------------------------------------ dispatch
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # the default imports the compiler, which takes seconds
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         try:

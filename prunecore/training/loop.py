@@ -20,7 +20,7 @@ from prunecore.training.accelerator import is_first_process, own_accelerator
 from prunecore.training.checkpoint import read_state, write_state
 from prunecore.training.data import EpochSampler, collate, length_of
 from prunecore.training.devices import resolve_device
-from prunecore.training.forward import call, device_of, images_in, loss_of
+from prunecore.training.forward import call, device_of, images_in, loss_of, plain_strides
 from prunecore.training.rates import make_optimizer, rate_factor, set_rate
 from prunecore.training.seeds import derive_seed, seeded
 
@@ -219,6 +219,8 @@ class _Training:
         set_rate(self._optimizer, settings.lr * factor)
         if self._layout:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
+        else:
+            inputs = plain_strides(inputs)
         mixed = self._accelerator.mixed_precision != "no"
         with self._accelerator.autocast() if mixed else nullcontext():
             outputs = call(self._called, inputs)
@@ -257,9 +259,13 @@ class _Training:
         )
 
     def _channels_last(self) -> bool:
-        wanted = self._settings.channels_last
-        grouped = any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in self._network.modules())
-        if wanted is False or (wanted == "auto" and self._device.type != "cuda" and not grouped):
+        wanted, on_gpu = self._settings.channels_last, self._device.type == "cuda"
+        convolutions = [m for m in self._network.modules() if isinstance(m, nn.Conv2d)]
+        grouped = any(m.groups > 1 for m in convolutions)
+        if wanted is False or (wanted == "auto" and not on_gpu and not grouped):
+            return False
+        # oneDNN's backward of a strided 1x1 convolution in this layout writes past its buffer at odd widths (torch 2.14, AVX2)
+        if not on_gpu and any(m.kernel_size == (1, 1) and m.stride != (1, 1) for m in convolutions):
             return False
         item = self._around.dataset[0][0]
         return isinstance(item, Tensor) and item.ndim == 3 and item.is_floating_point()

@@ -52,9 +52,7 @@ def offer(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Pretend that these entry points are the ones installed."""
 
     def install(*entries: Any) -> None:
-        monkeypatch.setattr(
-            registry, "entry_points", lambda group: entries if group == "prunecore.algorithms" else ()
-        )
+        monkeypatch.setattr(registry, "entry_points", lambda group: entries if group == "prunecore.algorithms" else ())
 
     return install
 

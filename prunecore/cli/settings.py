@@ -14,8 +14,8 @@ DEMO: dict[str, Any] = {
     "data": "digits",
     "algorithm": "fpgm",
     "target": {"reduce": 0.5},
-    "pretraining": {"epochs": 12},
-    "training": {"epochs": 6},
+    "pretraining": {"epochs": 10},
+    "training": {"epochs": 5},
     "control": "full",
 }
 

@@ -137,7 +137,9 @@ class Call:
         constants = [f if isinstance(f, int) else f.size for f in factors if isinstance(f, int) or (f < 0).all()]
         total = scale * int(np.prod(constants, dtype=np.int64))
         cut = [f for f in factors if not isinstance(f, int) and not (f < 0).all()]
-        self.trace.builder.op(self.module, self.name, max(total // self.trace.batch, 1), cut)
+        # work that the batch does not divide is done once, whatever the batch
+        scale = total // self.trace.batch if total % self.trace.batch == 0 else total
+        self.trace.builder.op(self.module, self.name, scale, cut)
 
 
 def tensors_in(value: Any) -> list[Tensor]:

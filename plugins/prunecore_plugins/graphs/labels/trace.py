@@ -59,6 +59,11 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """A module starts (forward pre-hook)."""
         path = self._paths.get(id(module))
         self.stack.append((self.module if path is None else path, module))
+        if isinstance(module, nn.MultiheadAttention):
+            # heads * head_dim = embed_dim, and the module reads all three off one number
+            for parameter in module.parameters():
+                for layer in self.info(parameter).layers:
+                    self.builder.freeze(layer.labels, f"nn.MultiheadAttention keeps its embedding ({self.module})")
         if isinstance(module, nn.RNNBase):
             # the fused kernel hides the gates; without it a recurrent layer is products, splits and pointwise ops
             torch._C._set_mkldnn_enabled(False)
@@ -201,6 +206,10 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def first_batch(values: Any) -> int:
-    """Batch size of the first input."""
+    """Dim 0 of the first input tensor; the length of a list of 3-dim images."""
+    for value in values[0]:
+        if isinstance(value, (list, tuple)) and value and all(isinstance(t, Tensor) and t.dim() == 3 for t in value):
+            return len(value)
+        break
     found: Sequence[Tensor] = tensors_in(values)
     return max(int(found[0].shape[0]), 1) if found and found[0].dim() else 1

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from prunecore.surgery.copying import copy_model
-from prunecore.surgery.cut import named_tensors, scale
+from prunecore.surgery.cut import named_tensors
 from prunecore.surgery.masking import DeadChannels
 from prunecore.surgery.observe import Boundary, Gather, Run, leaves, run
-from prunecore.surgery.randomise import Style, cut_values, map_inputs, masked_values, random_inputs, random_values
+from prunecore.surgery.randomise import Style, load_cut, map_inputs, random_inputs, random_values, zero_removed
 from prunecore.types import Certificate, ExampleInputs, Recipe, Slice
 
 TOLERANCE = 1e-9
@@ -140,30 +140,14 @@ def _sides(
     if style == "own":
         drawn = map_inputs(inputs, lambda t: t.detach().to(device, torch.float64 if t.is_floating_point() else t.dtype))
     masked, small = _float64(original, device), _float64(cut, device)
-    _load(masked, masked_values(values, recipe))
-    _zero_buffers(masked, recipe, values)
-    _load(small, cut_values(values, recipe))
-    tensors = named_tensors(small)
-    for edit in recipe.values:
-        if edit.tensor in values:
-            scale(tensors[edit.tensor], edit)
+    load_cut(masked, values, Recipe())
+    zero_removed(masked, recipe)
+    load_cut(small, values, recipe)
     return _Sides(masked, small, values, drawn)
 
 
 def _float64(model: nn.Module, device: torch.device) -> nn.Module:
     return copy_model(model).to(device).double().eval().requires_grad_(False)
-
-
-def _load(model: nn.Module, values: Mapping[str, Tensor]) -> None:
-    tensors = named_tensors(model)
-    for name, value in values.items():
-        tensors[name].data.copy_(value)
-
-
-def _zero_buffers(model: nn.Module, recipe: Recipe, values: Mapping[str, Tensor]) -> None:
-    """Removed positions of sliced buffers that keep their own values."""
-    own = {n: t.data for n, t in named_tensors(model).items() if n not in values and t.is_floating_point()}
-    _load(model, masked_values({n: t.cpu() for n, t in own.items()}, recipe))
 
 
 def _finite(tensor: Tensor) -> bool:
@@ -226,19 +210,16 @@ def _outputs_differ(large: list[Tensor], small: list[Tensor]) -> tuple[float, st
 def _control(sides: _Sides, recipe: Recipe, large: Run, seed: int) -> str | None:
     """Shift one kept index of one slice by one; the comparison has to fail. None when it did."""
     weights = [s for s in recipe.slices if s.tensor in sides.values]
-    weights.sort(key=lambda s: sides.values[s.tensor].dim() < 2)
     matrices = [s for s in weights if sides.values[s.tensor].dim() > 1] or weights
     tensors = named_tensors(sides.cut)
     picks = [matrices[len(matrices) * i // _CONTROLS] for i in range(_CONTROLS)] if matrices else []
     for number, part in enumerate(reversed(picks)):
-        shifted = Recipe(
-            slices=tuple(_shift(s, number) if s == part else s for s in recipe.slices if s.tensor == part.tensor)
-        )
+        slices = tuple(_shift(s, number) if s == part else s for s in recipe.slices if s.tensor == part.tensor)
         kept = tensors[part.tensor].data.clone()
-        tensors[part.tensor].data.copy_(cut_values({part.tensor: sides.values[part.tensor]}, shifted)[part.tensor])
+        load_cut(sides.cut, {part.tensor: sides.values[part.tensor]}, replace(recipe, slices=slices))
         moved = run(sides.cut, sides.inputs, seed=seed)
         tensors[part.tensor].data.copy_(kept)
-        if moved.failure or _outputs_differ(large.outputs, moved.outputs)[1]:
+        if _outputs_differ(large.outputs, moved.outputs)[1]:
             return None
     names = ", ".join(dict.fromkeys(s.tensor for s in picks)) or "no parameter"
     return f"negative control: shifting an index of {names} changes no output, so the comparison proves nothing"

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from prunecore.surgery.cut import slice_all
+from prunecore.surgery.cut import named_tensors, scale, slice_all
 from prunecore.types import ExampleInputs, Recipe
 
 Style = Literal["normal", "positive", "own"]
 
 
 def random_values(model: nn.Module, style: Style, generator: torch.Generator) -> dict[str, Tensor]:
-    """Float64 values for every floating parameter and every statistic of a norm, by name, on the CPU.
+    """Values (float32, half the memory) for every floating parameter and every statistic of a norm, by name, on the CPU.
 
     Weights are scaled by the square root of their fan-in, so that activations stay of order 1; the rest is of order 1
     itself; variances are positive. style: `positive` for networks that need positive values, `own` for their own values
@@ -45,7 +45,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _values(module: nn.Module, key: str, tensor: Tensor, style: Style, generator: torch.Generator) -> Tensor:
-    dtype = torch.complex128 if tensor.is_complex() else torch.float64
+    dtype = torch.complex64 if tensor.is_complex() else torch.float32
     noise: Tensor = torch.randn(tensor.shape, dtype=dtype, generator=generator)
     if style == "own":
         own = tensor.detach().to("cpu", dtype)
@@ -82,18 +82,23 @@ def map_inputs(inputs: ExampleInputs, change: Any) -> ExampleInputs:
     return ExampleInputs(args, kwargs)
 
 
-def masked_values(values: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
-    """`values` with every removed position of every sliced tensor zero (variances one)."""
-    result = dict(values)
+def zero_removed(model: nn.Module, recipe: Recipe) -> None:
+    """Every removed position of every sliced floating tensor of `model` becomes zero (variances one), in place."""
+    tensors = named_tensors(model)
     for cut in recipe.slices:
-        if cut.tensor in result:
+        tensor = tensors[cut.tensor].data
+        if tensor.is_floating_point() or tensor.is_complex():
             removed = torch.ones(cut.size, dtype=torch.bool)
             removed[list(cut.kept)] = False
             rest = 1.0 if cut.tensor.endswith("running_var") else 0.0
-            result[cut.tensor] = result[cut.tensor].index_fill(cut.dim, removed.nonzero().flatten(), rest)
-    return result
+            tensor.index_fill_(cut.dim, removed.nonzero().flatten().to(tensor.device), rest)
 
 
-def cut_values(values: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
-    """`values` sliced as the recipe says (its value edits are left to the caller)."""
-    return slice_all(values, tuple(s for s in recipe.slices if s.tensor in values))
+def load_cut(model: nn.Module, values: Mapping[str, Tensor], recipe: Recipe) -> None:
+    """Give the cut network `values`, sliced and edited as the recipe says, in place."""
+    tensors = named_tensors(model)
+    for name, value in slice_all(values, tuple(s for s in recipe.slices if s.tensor in values)).items():
+        tensors[name].data.copy_(value)
+    for edit in recipe.values:
+        if edit.tensor in values:
+            scale(tensors[edit.tensor], edit)

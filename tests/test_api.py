@@ -85,9 +85,13 @@ def test_costs_are_those_of_the_networks() -> None:
     assert pruned.size == pruned.after.macs / pruned.before.macs
 
 
+WIDTHS = [(3, 40), (40, 64), (64, 48)]
+
+
 @pytest.mark.parametrize("measure", ["macs", "params", "ptflops"])
 def test_every_measure_is_hit(measure: Any) -> None:
-    net = nn.Sequential(*[nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU()) for a, b in ((3, 40), (40, 64), (64, 48))], nn.Conv2d(48, 4, 1))  # fmt: skip
+    layers = [nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU()) for a, b in WIDTHS]
+    net = nn.Sequential(*layers, nn.Conv2d(48, 4, 1))
     pruned = prunecore.prune(net, INPUT, reduce=0.5, measure=measure)
     assert abs(pruned.size - 0.5) <= 0.005
 
@@ -109,5 +113,5 @@ def test_a_target_out_of_reach_shows_the_range() -> None:
 
 
 def test_a_skip_pattern_without_a_match_is_refused_with_the_nearest() -> None:
-    with pytest.raises(prunecore.ConfigError, match="iner.*inner"):
+    with pytest.raises(prunecore.ConfigError, match=r"iner.*inner"):
         prunecore.prune(Residual(), INPUT, skip=["iner"])

@@ -72,7 +72,7 @@ def test_case_does_not_matter_and_old_names_are_accepted(offer: Any) -> None:
 
 def test_two_distributions_of_one_name_are_both_named(offer: Any) -> None:
     offer(entry("mine", f"{__name__}:Good", "first"), entry("mine", f"{__name__}:Misspelt", "second"))
-    with pytest.raises(PluginError, match="'mine' is offered by first 1.0 and second 1.0: uninstall one of them"):
+    with pytest.raises(PluginError, match=r"'mine' is offered by first 1\.0 and second 1\.0: uninstall one of them"):
         registry.find("algorithm", "mine")
 
 

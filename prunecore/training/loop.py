@@ -217,10 +217,7 @@ class _Training:
             settings.schedule, self.epoch * self._steps + step, self._total_steps, warmup=settings.warmup
         )
         set_rate(self._optimizer, settings.lr * factor)
-        if self._layout:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        else:
-            inputs = plain_strides(inputs)
+        inputs = inputs.contiguous(memory_format=torch.channels_last) if self._layout else plain_strides(inputs)
         mixed = self._accelerator.mixed_precision != "no"
         with self._accelerator.autocast() if mixed else nullcontext():
             outputs = call(self._called, inputs)

@@ -206,7 +206,15 @@ def test_ctrl_c_stops_cleanly_says_how_to_go_on_and_the_run_ends_with_the_same_n
 ) -> None:
     (tmp_path / "Pruning.yaml").write_text(yaml.safe_dump(QUICK))
     command = [sys.executable, "-m", "prunecore.cli.main", "run", "--out", "out"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a test runner in the background hands down an ignored SIGINT
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     journal = tmp_path / "out" / "journal.jsonl"
     deadline = time.monotonic() + 100
     while time.monotonic() < deadline and not (journal.exists() and "candidate-1/cut" in journal.read_text()):

@@ -159,7 +159,7 @@ class GraphBuilder:
             links=links,
             ops=ops,
             tensors=self._forms(resolved, names),
-            attributes=tuple(a for a in dict.fromkeys(attributes) if a.value.terms),
+            attributes=tuple({(a.module, a.attribute): a for a in reversed(attributes) if a.value.terms}.values()),
             unprunable=_unprunable(groups),
             engine=self._engine,
         )

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from prunecore_plugins.graphs.labels.trace import Trace
 
 
+_TELLING = 8
+
+
 class Call:
     """An ATen operation. `out` is its result; rules read labels with `info`, and tie, freeze and cost."""
 
@@ -127,6 +130,18 @@ class Call:
         """The parameter dims behind `labels` play `role`, where `info` is made of parameters only."""
         if info.leaf and labels.size:
             self.trace.builder.role(int(labels.ravel()[0]), role)
+
+    def number(self, value: int, labels: Indices, divisor: int = 1) -> None:
+        """`value`, a size that the code gave, follows `labels`: an attribute of the running module of just that value.
+
+        Small numbers are left alone (they mean too many things), and so is a value that two attributes have.
+        """
+        module = self.trace.current
+        if value < _TELLING or module is None or not (labels >= 0).all():
+            return
+        names = [k for k, v in vars(module).items() if type(v) is int and v == value]
+        if len(names) == 1:
+            self.trace.builder.attribute(self.module, names[0], labels, divisor)
 
     # ------------------------------------------------------------ costs
 

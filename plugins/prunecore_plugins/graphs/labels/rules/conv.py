@@ -66,7 +66,9 @@ def _whole(call: Call, ins: Indices, outs: Indices, groups: int, why: str) -> No
 
 def _attribute(call: Call, labels: Indices, divisor: int) -> None:
     module = call.trace.current
-    if isinstance(getattr(module, "groups", None), int) and (labels >= 0).all():
+    if not isinstance(getattr(module, "groups", None), int):
+        call.number(labels.size // divisor, labels, divisor)
+    elif (labels >= 0).all():
         call.trace.builder.attribute(call.module, "groups", labels, divisor)
 
 

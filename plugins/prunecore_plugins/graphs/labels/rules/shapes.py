@@ -95,10 +95,23 @@ def split(call: Call) -> list[Info]:
             reason = call.reason(f"split into {len(sizes)} equal parts")
             call.trace.builder.equal_parts(_rows(layer.labels, dim, sizes[0]), reason)
     ends = np.cumsum(sizes).tolist()
+    for layer in (y for y in info.layers if y.axis == dim and y.varies(dim) and len(sizes) > 1):
+        _sizes(call, layer, sizes, ends)
     return [
         Info(tuple(Layer(y.axis, _cut(y.labels, dim, e - s, e)) for y in info.layers), info.leaf, info.why)
         for s, e in zip(sizes, ends, strict=True)
     ]
+
+
+def _sizes(call: Call, layer: Layer, sizes: list[int], ends: list[int]) -> None:
+    """Pieces of one size come from one number of the code: they keep equally many, and the number follows."""
+    pieces = [_cut(layer.labels, layer.axis, e - s, e) for s, e in zip(sizes, ends, strict=True)]
+    for size in dict.fromkeys(sizes):
+        alike = [_rows(p, layer.axis, size) for p, s in zip(pieces, sizes, strict=True) if s == size]
+        if len(alike) > 1 and len(set(sizes)) > 1:
+            reason = call.reason(f"split into pieces of {size}")
+            call.trace.builder.equal_parts(np.concatenate(alike), reason)
+        call.number(size, alike[0][0])
 
 
 def cat(call: Call) -> Info:

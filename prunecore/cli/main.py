@@ -58,9 +58,8 @@ def cli() -> None:
 def main() -> None:
     """Entry point: an expected error is one line and its exit code; an unexpected one keeps its traceback."""
     try:
-        cli(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        # without standalone mode click returns the code of an Exit; commands themselves return None
+        sys.exit(cli(standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
         sys.exit(2)

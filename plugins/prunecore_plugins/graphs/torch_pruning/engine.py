@@ -25,8 +25,8 @@ from prunecore.graph import GraphBuilder
 from prunecore.measure import trace_ops
 from prunecore.surgery import copy_model
 from prunecore.types import DependencyGraph, ExampleInputs
-from prunecore_plugins.graphs._tp_layers import LAYERS, Layers
-from prunecore_plugins.graphs._tp_ops import Flow, follow
+from prunecore_plugins.graphs.torch_pruning.layers import LAYERS, Layers
+from prunecore_plugins.graphs.torch_pruning.ops import Flow, follow
 
 INPUT = "the network's input"
 OUTPUT = "the network's output"

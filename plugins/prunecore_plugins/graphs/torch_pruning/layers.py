@@ -14,7 +14,7 @@ from torch.nn.utils.parametrizations import _WeightNorm
 
 from prunecore.graph import GraphBuilder
 from prunecore.types import Indices, Role
-from prunecore_plugins.graphs._tp_ops import Flow
+from prunecore_plugins.graphs.torch_pruning.ops import Flow
 
 _NORMS = (batchnorm._BatchNorm, instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.PReLU)
 LAYERS = (conv._ConvNd, nn.Linear, nn.Embedding, *_NORMS)

@@ -3,10 +3,15 @@
 Uniform scope: a step is worth the fraction of the group that is gone after it. Global scope: the mean saliency of the
 step's channels over the mean of their group (per-group normalisation as in DepGraph, arXiv 2301.12900), averaged
 geometrically with the odds gone : left of the group, so that the thinner a group is, the dearer its channels get and none
-collapses. Measured on a ResNet trained on Fashion-MNIST, accuracy after recalibration at P 0.5 / 0.8, taylor: saliency
-alone 0.68 / 0.22, uniform 0.81 / 0.37, this 0.81 / 0.36; l2norm: 0.83 / 0.45, 0.83 / 0.46, 0.83 / 0.46. Dividing by the
-maximum or the root mean square, and saliency per MAC saved, were worse than the mean in nearly every case. Both scopes:
-times the sensitivity of the group.
+collapses. Both times the sensitivity of the group.
+
+How this was chosen: one ResNet (87 %) on Fashion-MNIST, one seed, about twenty rules compared after recalibration on 2,000
+test images. On the other 8,000, P 0.5 / 0.8, after recalibration and then 40 batches of fine-tuning:
+taylor: saliency alone 0.68 / 0.20, then 0.81 / 0.75; uniform 0.79 / 0.34, then 0.84 / 0.80; this 0.80 / 0.34, then
+0.84 / 0.81. l2norm: 0.82 / 0.43, then 0.84 / 0.81; 0.82 / 0.45, then 0.84 / 0.80; 0.82 / 0.45, then 0.84 / 0.80.
+So it rescues the heavy-tailed criterion and costs the other nothing that one seed could show; over `uniform` no gain is
+proved. On a MobileNet (89 %) the three were within 1.1 points of each other after fine-tuning, `uniform` first or level.
+Dividing by the maximum or (taylor) the root mean square, and saliency per MAC saved, were worse than by the mean.
 """
 
 from __future__ import annotations

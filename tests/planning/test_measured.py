@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from hand_graphs import chain, counts_of, macs
 
 from prunecore.errors import TargetError
 from prunecore.planning import plan_measured, uniform_scores
 from prunecore.types import Proposal, Target
+from tests.planning.hand_graphs import chain, counts_of, macs
 
 GRAPH = chain([64, 96, 64], outputs=100)
 SCORES = uniform_scores(GRAPH.groups)

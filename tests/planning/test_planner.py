@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from hand_graphs import chain, counts_of, index, macs
 
 from prunecore.errors import ConfigError, TargetError
 from prunecore.planning import plan, reachable, uniform_scores
@@ -24,6 +23,7 @@ from prunecore.types import (
     Target,
     TensorForm,
 )
+from tests.planning.hand_graphs import chain, counts_of, index, macs
 
 
 def test_the_least_salient_channels_go() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from hand_graphs import chain, counts_of, macs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +13,7 @@ from prunecore.planning import Plan, plan, plan_measured, reachable
 from prunecore.planning.bundles import bundles_of
 from prunecore.planning.limits import limits_of
 from prunecore.types import DependencyGraph, Link, Proposal, Target
+from tests.planning.hand_graphs import chain, counts_of, macs
 
 FAST = settings(max_examples=30, deadline=None, derandomize=True)
 

@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hand_graphs import chain, counts_of, group
 
 from prunecore.planning import plan
 from prunecore.planning.bundles import Bundle
 from prunecore.planning.ranking import leaving_order, merged, normalised, odds, rank
 from prunecore.types import Target
+from tests.planning.hand_graphs import chain, counts_of, group
 
 
 def ladder(*counts: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prunecore.surgery.certificate import certify
+from prunecore.surgery.compensate import compensate
 from prunecore.surgery.copying import copy_model
 from prunecore.surgery.cut import apply_recipe, make_recipe, resize
 from prunecore.surgery.recipe import compose, load_recipe, recipe_from_dict, recipe_to_dict, save_recipe
@@ -10,6 +11,7 @@ from prunecore.surgery.recipe import compose, load_recipe, recipe_from_dict, rec
 __all__ = [
     "apply_recipe",
     "certify",
+    "compensate",
     "compose",
     "copy_model",
     "load_recipe",

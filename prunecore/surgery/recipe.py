@@ -34,7 +34,7 @@ def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
     """The recipe in `data`. Raises ModelError with the first fault where it is damaged, changed or of another version."""
     if not isinstance(data, Mapping) or data.get("format") != FORMAT:
         raise ModelError(f"recipe: the field 'format' must be {FORMAT!r}; this is no recipe of prunecore")
-    if data.get("version") != VERSION:
+    if type(data.get("version")) is not int or data["version"] != VERSION:  # True == 1
         raise ModelError(
             f"recipe: version {data.get('version')!r}, this prunecore reads version {VERSION}; update prunecore"
         )

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from small_nets import IMAGES, Depthwise, Plain, depthwise_graph, graph_of, keep, member, plain_graph
 from torch import Tensor, nn
 
 from prunecore.surgery import apply_recipe, certify, make_recipe, resize
 from prunecore.types import Certificate, ChannelGroup, ExampleInputs, Member, Recipe, Slice, ValueEdit
+from tests.surgery.small_nets import IMAGES, Depthwise, Plain, depthwise_graph, graph_of, keep, member, plain_graph
 
 
 def _certify(model: nn.Module, graph: Any, kept: dict[str, list[int]], inputs: ExampleInputs = IMAGES) -> Certificate:

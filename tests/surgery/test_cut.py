@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from small_nets import Depthwise, Plain, depthwise_graph, graph_of, keep, member, plain_graph
 from torch import Tensor, nn
 
 from prunecore.errors import ModelError
 from prunecore.surgery import apply_recipe, make_recipe, resize
 from prunecore.types import AttributeEdit, ChannelGroup, Recipe, Slice, TensorShape, ValueEdit, Width
+from tests.surgery.small_nets import Depthwise, Plain, depthwise_graph, graph_of, keep, member, plain_graph
 
 
 def test_kept_channels_are_the_ones_named_in_every_member() -> None:

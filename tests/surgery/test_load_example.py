@@ -11,10 +11,10 @@ from types import ModuleType
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_nets import Plain, keep, plain_graph
 from torch import nn
 
 from prunecore.surgery import resize, save_recipe
+from tests.surgery.small_nets import Plain, keep, plain_graph
 
 SOURCE = Path(__file__).parents[2] / "docs" / "examples" / "load_pruned.py"
 

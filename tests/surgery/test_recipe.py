@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_nets import Plain, graph_of, keep, plain_graph
 
 from prunecore.errors import ModelError
 from prunecore.surgery import (
@@ -24,6 +23,7 @@ from prunecore.surgery import (
     save_recipe,
 )
 from prunecore.types import AttributeEdit, ChannelGroup, DependencyGraph, Member, Recipe, Slice, ValueEdit, Width
+from tests.surgery.small_nets import Plain, graph_of, keep, plain_graph
 
 
 def _recipe() -> Recipe:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from prunecore.surgery.copying import copy_model
 from prunecore.surgery.cut import named_tensors
 from prunecore.surgery.masking import DeadChannels
-from prunecore.surgery.observe import Boundary, Gather, Run, leaves, run
+from prunecore.surgery.observe import Boundary, Gather, Run, cuda_devices, leaves, run, seed_all
 from prunecore.surgery.randomise import Style, load_cut, map_inputs, random_inputs, random_values, zero_removed
 from prunecore.types import Certificate, ExampleInputs, Recipe, Slice
 
@@ -46,9 +46,7 @@ def certify(
     eight forward-equivalents on inputs of the shapes of `inputs` (whole numbers are taken as they are).
     """
     shapes = tuple(tuple(t.shape) for t in leaves([*inputs.args, *inputs.kwargs.values()]))
-    device = _device(original)
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=cuda_devices(original)):
         fault = _misfit(original, cut, recipe)
         if fault:
             return Certificate(False, math.inf, shapes, "float64", (fault,))
@@ -255,7 +253,7 @@ def _train_fault(model: nn.Module, inputs: ExampleInputs, seed: int) -> str | No
     for parameter in trained.parameters():
         if parameter.is_floating_point():
             parameter.requires_grad_(True)
-    torch.manual_seed(seed)
+    seed_all(trained, seed)
     doubled = map_inputs(
         inputs, lambda t: _double_batch(t.detach().to(device, torch.float32 if t.is_floating_point() else t.dtype))
     )

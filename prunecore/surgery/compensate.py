@@ -18,6 +18,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from prunecore.surgery.copying import copy_model
 from prunecore.surgery.cut import named_tensors
+from prunecore.surgery.observe import cuda_devices, seed_all
 from prunecore.surgery.randomise import map_inputs
 from prunecore.types import ExampleInputs, Recipe
 
@@ -41,8 +42,8 @@ def compensate(
     repaired = copy_model(cut)
     source = copy_model(original).eval()
     given = tuple(batches)
-    with torch.random.fork_rng(devices=_cuda(original)), torch.no_grad():
-        torch.manual_seed(0)
+    with torch.random.fork_rng(devices=cuda_devices(original)), torch.no_grad():
+        seed_all(source, 0)
         means, norms = _observe(source, given or (inputs,), synthetic=not given)
         removed = {(s.tensor, s.dim): s.kept for s in recipe.slices}
         readers = dict(source.named_modules())
@@ -56,10 +57,6 @@ def compensate(
             shift = shift[list(removed.get((weight, 1 - _input_dim(reader)), range(len(shift))))]
             _add(tensors, names, reader, norms.get(name), shift)
     return repaired
-
-
-def _cuda(model: nn.Module) -> list[torch.device]:
-    return list({t.device for t in named_tensors(model).values() if t.device.type == "cuda"})
 
 
 def _input_dim(reader: Reader) -> int:

@@ -64,6 +64,20 @@ class Run:
     error: Exception | None = None
 
 
+def seed_all(model: nn.Module, seed: int) -> None:
+    """Seed the CPU and the CUDA devices of `model`, and no other device (`torch.manual_seed` seeds every one)."""
+    torch.default_generator.manual_seed(seed)
+    for device in cuda_devices(model):
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
+def cuda_devices(model: nn.Module) -> list[torch.device]:
+    """The CUDA devices that hold parameters or buffers."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return list(dict.fromkeys(t.device for t in tensors if t.device.type == "cuda"))
+
+
 Gather = Callable[[str, int, Tensor], Tensor]
 
 
@@ -78,7 +92,7 @@ def run(
     """One forward without gradients. An error of the network is noted, not raised; `gather` may reshape module outputs."""
     result = Run()
     stack: list[str] = []
-    torch.manual_seed(seed)
+    seed_all(model, seed)
     with ExitStack() as context:
         context.enter_context(torch.no_grad())
         context.enter_context(_watched(model, result, stack, gather))

@@ -137,7 +137,7 @@ class Call:
         Small numbers are left alone (they mean too many things), and so is a value that two attributes have.
         """
         module = self.trace.current
-        if value < _TELLING or module is None or not (labels >= 0).all():
+        if value < _TELLING or module is None or not (labels >= 0).any():
             return
         names = [k for k, v in vars(module).items() if type(v) is int and v == value]
         if len(names) == 1:

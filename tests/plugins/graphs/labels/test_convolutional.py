@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import cut, free, frozen, image, trace
+from tests.plugins.graphs.labels.cases import cut, free, frozen, image, trace
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -144,6 +144,19 @@ def test_a_shuffle_before_a_grouped_convolution() -> None:
     assert found.graph.group("a").channels == 2
     assert found.kept["a.weight", 0] == [1, 3, 5, 7]
     assert found.kept["b.weight", 1] == [2, 3]
+
+
+class ThreeShuffles(Body):
+    def body(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        for _ in range(3):
+            x = x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+        return x
+
+
+def test_shuffles_in_a_row_tie_across_what_is_tied_already() -> None:
+    # 8 channels, three times by position of two halves: all of them
+    assert free(trace(ThreeShuffles(8), image())) == {"a": 1}
 
 
 class Chunk(Body):
@@ -355,3 +368,14 @@ def test_recurrent_layers_behind_convolutions(kind: type[nn.RNNBase], gates: int
     assert found.kept["rnn.weight_hh_l0", 0] == [4 * g + i for g in range(gates) for i in (1, 2)]
     assert found.kept["head.weight", 1] == [1, 2]
     assert found.attributes["rnn", "hidden_size"] == 2
+
+
+class PaddedNorm(Body):
+    def body(self, x: Tensor) -> Tensor:
+        return self.g(F.pad(x, (0, 0, 0, 0, 2, 2)))
+
+
+def test_a_norm_over_padded_channels_counts_those_that_always_stay() -> None:
+    found = cut(PaddedNorm(12, g=nn.GroupNorm(12, 12)), image(), {"a": [0, 5]})
+    assert found.kept["g.weight", 0] == [0, 1, 2, 7, 10, 11]
+    assert found.attributes["g", "num_groups"] == 6

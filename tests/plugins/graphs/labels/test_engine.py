@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import cut, free, frozen, image, trace
+from tests.plugins.graphs.labels.cases import cut, free, frozen, image, trace
 from prunecore_plugins.graphs.labels import LabelGraph
 from prunecore_plugins.graphs.labels.layers import Info
 from torch import Tensor, nn

@@ -68,7 +68,7 @@ def _attribute(call: Call, labels: Indices, divisor: int) -> None:
     module = call.trace.current
     if not isinstance(getattr(module, "groups", None), int):
         call.number(labels.size // divisor, labels, divisor)
-    elif (labels >= 0).all():
+    elif (labels >= 0).any():
         call.trace.builder.attribute(call.module, "groups", labels, divisor)
 
 

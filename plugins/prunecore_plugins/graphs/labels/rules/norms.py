@@ -41,7 +41,7 @@ def group_norm(call: Call) -> list[Info]:
         if isinstance(tensor, Tensor):
             _follow(call, tensor, labels, info.why)
     if groups == x.shape[1]:
-        if isinstance(getattr(call.trace.current, "num_groups", None), int) and (labels >= 0).all():
+        if isinstance(getattr(call.trace.current, "num_groups", None), int) and (labels >= 0).any():
             call.trace.builder.attribute(call.module, "num_groups", labels)
     elif groups > 1:
         call.trace.builder.equal_parts(labels.reshape(groups, -1), call.reason(f"{groups} groups of a group norm"))

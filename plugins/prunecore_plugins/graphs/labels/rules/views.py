@@ -57,8 +57,9 @@ def _reshape_layer(
     call: Call, layer: Layer, old: tuple[int, ...], new: tuple[int, ...], runs: list[Block]
 ) -> Layer | None:
     i0, i1, j0, j1 = next(run for run in runs if run[0] <= layer.axis < run[1])
-    # merged with a faster dim that it depends on, the order of the kept ones would change: tie along that dim
-    layer = call.mix(layer, range(layer.axis + 1, i1))
+    # merged with a faster dim that it depends on, the order of the kept ones would change: tie along that dim; the labels
+    # stay apart, for a later view must not take what is tied for a dim without channels
+    call.mix(layer, range(layer.axis + 1, i1))
     labels = layer.labels
     expanded, target = list(labels.shape), [1] * len(new)
     for a, b, c, d in runs:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.plugins.graphs.labels.cases import cut, free, frozen, image, trace
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunecore.types import ExampleInputs
+from tests.plugins.graphs.labels.cases import cut, free, frozen, image, trace
 
 
 class Body(nn.Module):

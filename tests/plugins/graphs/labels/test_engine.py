@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.plugins.graphs.labels.cases import cut, free, frozen, image, trace
 from prunecore_plugins.graphs.labels import LabelGraph
 from prunecore_plugins.graphs.labels.layers import Info
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 from prunecore.errors import ModelError
 from prunecore.graph import OpRule
 from prunecore.types import ExampleInputs
+from tests.plugins.graphs.labels.cases import cut, free, frozen, image, trace
 
 
 class Untidy(nn.Module):

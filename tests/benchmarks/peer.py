@@ -36,7 +36,7 @@ def peer_cut(
     """
     whole = count(model, ExampleInputs((inputs,))).macs
     low, high, best = 0.0, 1.0, None
-    for trial in range(1, MOST_TRIALS + 1):
+    for _ in range(1, MOST_TRIALS + 1):
         ratio = (low + high) / 2
         cut = _pruned(model, inputs, importance, ratio, gradients)
         got = count(cut, ExampleInputs((inputs,))).macs / whole

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from prunecore.measure import count
@@ -35,25 +34,23 @@ def peer_cut(
     gradients: of the loss by parameter name, for `taylor`.
     """
     whole = count(model, ExampleInputs((inputs,))).macs
-    low, high, best = 0.0, 1.0, None
-    for _ in range(1, MOST_TRIALS + 1):
-        ratio = (low + high) / 2
+    low, high, trials = 0.0, 1.0, 0
+    best: PeerCut | None = None
+    while best is None or (trials < MOST_TRIALS and abs(best.size - size) > TOLERANCE):
+        trials, ratio = trials + 1, (low + high) / 2
         cut = _pruned(model, inputs, importance, ratio, gradients)
         got = count(cut, ExampleInputs((inputs,))).macs / whole
-        if best is None or abs(got - size) < abs(best[1] - size):
-            best = (cut, got)
-        if abs(got - size) <= TOLERANCE:
-            break
+        if best is None or abs(got - size) < abs(best.size - size):
+            best = PeerCut(cut, got, trials)
         low, high = (ratio, high) if got > size else (low, ratio)
-    assert best is not None
-    return PeerCut(best[0], best[1], trial)
+    return PeerCut(best.model, best.size, trials)
 
 
 def mean_gradients(model: nn.Module, task: Task, batches: Iterable[Any]) -> dict[str, Tensor]:
     """The loss's gradient for every parameter, eval mode, averaged over the batches."""
-    network = copy.deepcopy(model).eval()
-    number = 0
-    for number, (inputs, targets) in enumerate(batches, 1):  # noqa: B007 (the count is used below)
+    network, number = copy.deepcopy(model).eval(), 0
+    for inputs, targets in batches:
+        number += 1
         task.loss(network(inputs), targets).backward()
     return {n: p.grad / number for n, p in network.named_parameters() if p.grad is not None}
 
@@ -82,4 +79,5 @@ def _pruned(
     for parameter in cut.parameters():
         parameter.grad = None
         parameter.requires_grad_(True)
-    return torch.nn.Module.eval(cut)
+    network: nn.Module = cut.eval()
+    return network

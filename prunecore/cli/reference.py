@@ -10,12 +10,12 @@ from prunecore.cli.main import cli
 def page() -> str:
     """Markdown: the help of `prune` and of every command, at a width of 100."""
     parts = ["# Command line", "", "Made by `python -m prunecore.cli.reference`; a test keeps it so.", ""]
-    context = click.Context(cli, info_name="prune", max_content_width=100, terminal_width=100)
+    context = click.Context(cli, info_name="prune", help_option_names=["-h", "--help"], terminal_width=100)
     parts += ["```text", cli.get_help(context), "```", ""]
     for name in cli.list_commands(context):
         command = cli.get_command(context, name)
         if command is not None:
-            inner = click.Context(command, info_name=name, parent=context, max_content_width=100, terminal_width=100)
+            inner = click.Context(command, info_name=name, parent=context, terminal_width=100)
             parts += [f"## prune {name}", "", "```text", command.get_help(inner), "```", ""]
     return "\n".join(parts)
 

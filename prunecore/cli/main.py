@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -57,6 +58,8 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: an expected error is one line and its exit code; an unexpected one keeps its traceback."""
+    # torch's threads otherwise spin while they wait: with another process on the machine a run takes up to 20 times as long
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         # without standalone mode click returns the code of an Exit; commands themselves return None
         sys.exit(cli(standalone_mode=False) or 0)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the lazy names below;
         TargetError as TargetError,
         TrainingError as TrainingError,
     )
-    from prunecore.graph import GraphBuilder as GraphBuilder
+    from prunecore.graph import GraphBuilder as GraphBuilder, OpRule as OpRule
     from prunecore.hookspecs import hookimpl as hookimpl
     from prunecore.run.search import Problem as Problem
     from prunecore.surgery import apply_recipe as apply_recipe
@@ -59,7 +59,7 @@ _HOMES = {
         ),
         "prunecore.errors",
     ),
-    **dict.fromkeys(("GraphBuilder",), "prunecore.graph"),
+    **dict.fromkeys(("GraphBuilder", "OpRule"), "prunecore.graph"),
     **dict.fromkeys(("hookimpl",), "prunecore.hookspecs"),
     **dict.fromkeys(("Problem",), "prunecore.run.search"),
     **dict.fromkeys(("apply_recipe",), "prunecore.surgery"),

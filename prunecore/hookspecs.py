@@ -22,6 +22,7 @@ import pluggy
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from prunecore.graph import OpRule
     from prunecore.types import (
         Calibration,
         Candidate,
@@ -59,8 +60,11 @@ def prune_save_model(loaded: LoadedModel, pruned: nn.Module, recipe: Recipe, dir
 
 
 @hookspec(firstresult=True)
-def prune_trace(model: nn.Module, inputs: ExampleInputs) -> DependencyGraph | None:
-    """Find the channel groups of `model` and its cost model. The model is left as it was."""
+def prune_trace(model: nn.Module, inputs: ExampleInputs, rules: Sequence[OpRule]) -> DependencyGraph | None:
+    """Find the channel groups of `model` and its cost model. The model is left as it was.
+
+    `rules`: what all plugins gave by `prune_op_rules`; an engine that knows no operators leaves the argument out.
+    """
 
 
 @hookspec(firstresult=True)
@@ -69,8 +73,8 @@ def prune_resize(model: nn.Module, graph: DependencyGraph, proposal: Proposal) -
 
 
 @hookspec
-def prune_op_rules() -> Iterable[Any]:
-    """Further operator rules for the label engine, collected from all plugins."""
+def prune_op_rules() -> Iterable[OpRule]:
+    """Further operator rules for the label engine, collected from all plugins; they win over the built-in ones."""
     return ()
 
 

@@ -70,7 +70,8 @@ def size_of(cost: Cost, original: Cost, measure: str) -> float:
 
 def trace(hook: Any, model: nn.Module, inputs: ExampleInputs) -> DependencyGraph:
     """The dependency graph by the engine in use; ModelError where no engine is loaded."""
-    graph: DependencyGraph | None = hook.prune_trace(model=model, inputs=inputs)
+    rules = tuple(rule for found in hook.prune_op_rules() for rule in found)
+    graph: DependencyGraph | None = hook.prune_trace(model=model, inputs=inputs, rules=rules)
     if graph is None:
         raise ModelError("no graph engine traced the network; choose one with --graph")
     return graph

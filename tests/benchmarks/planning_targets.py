@@ -22,6 +22,7 @@ from prunecore.errors import PrunecoreError
 from prunecore.measure import CostModel, count
 from prunecore.planning import plan
 from prunecore.registry import Choice, build_manager
+from prunecore.run.rounds import trace
 from prunecore.scoring import score_all
 from prunecore.surgery import resize
 from prunecore.types import Calibration, Cost, DependencyGraph, ExampleInputs, Target
@@ -49,7 +50,7 @@ def subject(name: str, size: int, engine: str) -> Subject:
     inputs = ExampleInputs((torch.randn(1, 3, size, size),))
     choices = [Choice("algorithm", "l2norm", {}, "algo"), Choice("graph", engine, {}, "graph")]
     hook = build_manager(choices).hook
-    graph = hook.prune_trace(model=model, inputs=inputs)
+    graph = trace(hook, model, inputs)
     scores = score_all(graph, model, hook, Calibration(), 0)
     return Subject(name, model, inputs, graph, scores, count(model, inputs))
 

@@ -21,6 +21,7 @@ import torchvision
 from prunecore.measure import count
 from prunecore.planning import plan
 from prunecore.registry import Choice, build_manager
+from prunecore.run.rounds import trace
 from prunecore.scoring import score_all
 from prunecore.surgery import certify, resize
 from prunecore.types import Calibration, ExampleInputs, Target
@@ -37,7 +38,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 def ours(model: torch.nn.Module, inputs: ExampleInputs) -> list[float]:
     hook = build_manager([Choice("algorithm", "l2norm", {}, "algo"), Choice("graph", "labels", {}, "graph")]).hook
     cost = count(model, inputs)
-    trace_s, graph = timed(lambda: hook.prune_trace(model=model, inputs=inputs))
+    trace_s, graph = timed(lambda: trace(hook, model, inputs))
 
     def planned() -> Any:
         return plan(graph, score_all(graph, model, hook, Calibration(), 0), Target(0.5), original=cost)

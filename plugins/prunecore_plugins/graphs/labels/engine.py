@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -19,20 +19,17 @@ from prunecore_plugins.graphs.labels.trace import Trace, first_batch
 
 
 class LabelGraph:
-    """Graph engine `labels`. `rules`: further operator rules, which win over the built-in ones."""
-
-    def __init__(self, rules: Iterable[OpRule] = ()) -> None:
-        self.rules = tuple(rules)
+    """Graph engine `labels`."""
 
     @hookimpl
-    def prune_trace(self, model: nn.Module, inputs: ExampleInputs) -> DependencyGraph:
+    def prune_trace(self, model: nn.Module, inputs: ExampleInputs, rules: Sequence[OpRule]) -> DependencyGraph:
         """Run `model` once in eval mode on `inputs` and find its channel groups.
 
         The model is left bit-equal, in its mode, with its hooks. Raises ModelError where the forward fails.
         """
         builder = GraphBuilder(model, "labels")
         originals = Originals(model)
-        trace = Trace(model, builder, table(self.rules), originals)
+        trace = Trace(model, builder, table(tuple(rules)), originals)
         try:
             with plain_kernels(), hooked(trace.enter, trace.leave):
                 _run(model, inputs, trace, evaluation(model))

@@ -30,7 +30,7 @@ def image(channels: int = 3, size: int = 8) -> ExampleInputs:
 
 
 def trace(net: nn.Module, inputs: ExampleInputs) -> DependencyGraph:
-    return LabelGraph().prune_trace(net, inputs)
+    return LabelGraph().prune_trace(net, inputs, ())
 
 
 def cut(net: nn.Module, inputs: ExampleInputs, kept: Mapping[str, list[int]]) -> Cut:

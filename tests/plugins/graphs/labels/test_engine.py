@@ -97,7 +97,7 @@ def test_a_further_rule_wins() -> None:
     def carry(call: Any) -> list[Info]:
         return [call.info(call.args[0]), Info()]
 
-    graph = LabelGraph([OpRule(("aten.sort",), carry)]).prune_trace(Sorted(), image())
+    graph = LabelGraph().prune_trace(Sorted(), image(), [OpRule(("aten.sort",), carry)])
     assert free(graph) == {"a": 8, "b": 6}
 
 

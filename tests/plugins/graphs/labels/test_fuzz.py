@@ -197,7 +197,7 @@ def _check(steps: list[tuple[str, int]], flat: bool, seed: int, reduce: float) -
     torch.manual_seed(seed)
     net: Any = Net(steps, flat=flat).eval()
     inputs = ExampleInputs((torch.randn(1, 3, 8, 8),))
-    graph = LabelGraph().prune_trace(net, inputs)
+    graph = LabelGraph().prune_trace(net, inputs, ())
     floor = reachable(graph, Target(reduce=0.0)).smallest
     scores = {g.name: torch.rand(g.channels) for g in graph.groups}
     found = plan(graph, scores, Target(reduce=reduce * (1 - floor)))

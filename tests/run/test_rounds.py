@@ -1,0 +1,91 @@
+"""A round: op rules reach the engine; a cut that fails its certificate is frozen and planned again."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from prunecore.errors import PrunecoreError
+from prunecore.hookspecs import hookimpl
+from prunecore.registry import Choice, build_manager
+from prunecore.run.defaults import DefaultSurgery
+from prunecore.run.rounds import Bench, analyse, cost_of, cut, propose, trace, unprunable_of
+from prunecore.types import Candidate, DependencyGraph, ExampleInputs, Recipe, Target
+
+INPUTS = ExampleInputs((torch.zeros(1, 3, 16, 16),))
+CHOICES = [Choice("graph", "labels", {}, "graph"), Choice("algorithm", "l2norm", {}, "algo")]
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    widths = (3, 12, 16, 12, 4)
+    return nn.Sequential(*[nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(widths)])
+
+
+class Wrong:
+    """The graph of the real engine with the consumers of some groups turned round."""
+
+    def __init__(self, wrong: set[str]) -> None:
+        self.wrong = wrong
+
+    @hookimpl(wrapper=True)
+    def prune_trace(self, model: nn.Module, inputs: ExampleInputs) -> Any:
+        graph: DependencyGraph = yield
+        groups = []
+        for group in graph.groups:
+            members = tuple(
+                dataclasses.replace(m, index=m.index[::-1].copy())
+                if group.name in self.wrong and m.role == "consumer"
+                else m
+                for m in group.members
+            )
+            groups.append(dataclasses.replace(group, members=members))
+        return dataclasses.replace(graph, groups=tuple(groups))
+
+
+def cut_with(wrong: set[str], reduce: float) -> tuple[Any, DependencyGraph]:
+    manager = build_manager(CHOICES, defaults=(DefaultSurgery(),))
+    manager.register(Wrong(wrong))
+    model = network()
+    original = cost_of(model, INPUTS, "macs")
+    bench = Bench(manager.hook, INPUTS, Target(reduce), original, seed=0)
+    start = Candidate(0, model, Recipe(), original, 1.0)
+    analysis = analyse(bench, start)
+    return cut(bench, start, analysis, propose(bench, start, analysis, reduce)), analysis.graph
+
+
+def test_a_group_that_fails_its_certificate_is_frozen_and_the_target_is_hit_without_it() -> None:
+    made, graph = cut_with({"1"}, 0.5)
+    assert made.certificate.verified
+    assert list(made.frozen) == ["1"]
+    assert made.model[1].out_channels == 16
+    before = cost_of(network(), INPUTS, "macs").macs
+    assert made.cost.macs / before == pytest.approx(0.5, abs=0.03)
+    assert [u.module for u in unprunable_of(graph, made.frozen)] == ["3", "1"]
+
+
+def test_without_a_verified_cut_there_is_none() -> None:
+    with pytest.raises(PrunecoreError, match=r"out of reach|does not compute"):
+        cut_with({"0", "1", "2"}, 0.5)
+
+
+def test_op_rules_of_plugins_reach_the_engine() -> None:
+    class Rules:
+        @hookimpl
+        def prune_op_rules(self) -> list[str]:
+            return ["mine"]
+
+    class Engine:
+        @hookimpl(tryfirst=True)
+        def prune_trace(self, model: nn.Module, inputs: ExampleInputs, rules: Any) -> Any:
+            return rules
+
+    manager = build_manager([])
+    manager.register(Rules())
+    manager.register(Engine())
+    assert trace(manager.hook, network(), INPUTS) == ("mine",)

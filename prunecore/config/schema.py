@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from prunecore.config.training import EvaluationSettings, RecalibrationSettings, TrainingSettings
+from prunecore.config.training import CompensationSettings, EvaluationSettings, RecalibrationSettings, TrainingSettings
 from prunecore.types import Measure, Scope, Target
 
 
@@ -84,6 +84,7 @@ class RunConfig(BaseModel):
     target: TargetSection = TargetSection()
     pretraining: TrainingSettings | None = None
     training: TrainingSettings = TrainingSettings()
+    compensation: CompensationSettings | None = CompensationSettings()
     recalibration: RecalibrationSettings | None = RecalibrationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     search_fraction: float = Field(default=0.1, gt=0, lt=1)

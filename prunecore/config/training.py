@@ -58,6 +58,14 @@ class EvaluationSettings(_Settings):
     max_batches: int | None = Field(default=None, ge=1)
 
 
+class CompensationSettings(_Settings):
+    """How many images the means of removed channels are taken from."""
+
+    images: int = Field(default=1024, ge=2)
+    batch_size: int = Field(default=128, ge=2)
+    workers: int = Field(default=0, ge=0)
+
+
 class RecalibrationSettings(_Settings):
     """How BatchNorm statistics are estimated anew: the mean over batches of `batch_size`, `images` in all."""
 

@@ -28,8 +28,8 @@ from prunecore.run.result import Outcome, result_of
 from prunecore.run.rounds import Analysis, Bench, Workshop, apply, cost_of, cut, propose, size_of, trace, unprunable_of
 from prunecore.run.search import DefaultSearch, Problem, check_schedule, drive
 from prunecore.run.stages import Snapshot, Stages
-from prunecore.surgery import apply_recipe, compose, recipe_to_dict
-from prunecore.training import derive_seed, evaluate, recalibrate, resolve_device, split
+from prunecore.surgery import apply_recipe, compensate, compose, recipe_from_dict, recipe_to_dict
+from prunecore.training import as_example, batches, derive_seed, evaluate, recalibrate, resolve_device, split
 from prunecore.types import (
     Candidate,
     Certificate,
@@ -258,9 +258,8 @@ def round_of(
     def compute_cut() -> Snapshot:
         made = cut(it.bench, base, analysis(), proposal)
         proof, cost = dataclasses.asdict(made.certificate), dataclasses.asdict(made.cost)
-        return Snapshot(
-            made.model, apply(base, made), {"certificate": proof, "cost": cost, "frozen": dict(made.frozen)}
-        )
+        facts = {"certificate": proof, "cost": cost, "frozen": dict(made.frozen), "step": recipe_to_dict(made.recipe)}
+        return Snapshot(made.model, apply(base, made), facts)
 
     pure = it.stages.run(f"{name}/cut", compute_cut)
     certificate, cost = certificate_of(pure.data["certificate"]), Cost(**pure.data["cost"])
@@ -268,7 +267,11 @@ def round_of(
     it.emit({"event": "cut", "size": size, "macs": cost.macs, "params": cost.params, "certificate": certificate})
     stages = {"after_cut": score(it, f"{name}/after_cut", pure.model, it.task.validation)}
 
-    repaired = it.stages.run(f"{name}/repair", lambda: Snapshot(repair(it, pure.model, name), pure.recipe)).model
+    def compute_repair() -> Snapshot:
+        mended = compensated(it, base.model, pure.model, recipe_from_dict(pure.data["step"]), name)
+        return Snapshot(repair(it, mended, name), pure.recipe)
+
+    repaired = it.stages.run(f"{name}/repair", compute_repair).model
     stages["after_repair"] = score(it, f"{name}/after_repair", repaired, it.task.validation)
 
     tuned = repaired
@@ -298,6 +301,22 @@ def fine_tune(it: Run, model: nn.Module, phase: Phase, name: str) -> nn.Module:
     seed = derive_seed(it.config.seed, phase, name)
     tuned: nn.Module = it.hook.prune_fine_tune(model=model, phase=phase, task=it.task, teacher=None, seed=seed)
     return tuned
+
+
+def compensated(it: Run, before: nn.Module, cut_model: nn.Module, recipe: Recipe, name: str) -> nn.Module:
+    """Fold the mean contribution of the removed channels into the layers behind them, unless told not to."""
+    settings = it.config.compensation
+    if settings is None:
+        return cut_model
+    data = batches(
+        it.task.train,
+        it.task,
+        batch_size=settings.batch_size,
+        images=settings.images,
+        seed=derive_seed(it.config.seed, "compensation", name),
+        workers=settings.workers,
+    )
+    return compensate(before, cut_model, recipe, it.loaded.inputs, batches=(as_example(inputs) for inputs, _ in data))
 
 
 def repair(it: Run, model: nn.Module, name: str) -> nn.Module:

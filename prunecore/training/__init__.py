@@ -5,7 +5,7 @@ from prunecore.training.classification import classification_task, cross_entropy
 from prunecore.training.data import Batch, TensorData, batches, collate, split, stratified
 from prunecore.training.devices import available_devices, resolve_device
 from prunecore.training.evaluation import evaluate
-from prunecore.training.forward import call
+from prunecore.training.forward import as_example, call
 from prunecore.training.images import ImageFormat, image_data, unreadable
 from prunecore.training.loop import Epoch, fine_tune, fit_epochs
 from prunecore.training.recalibration import recalibrate
@@ -16,6 +16,7 @@ __all__ = [
     "Epoch",
     "ImageFormat",
     "TensorData",
+    "as_example",
     "available_devices",
     "batches",
     "call",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prunecore.errors import ModelError, TrainingError
+from prunecore.types import ExampleInputs
 
 if TYPE_CHECKING:
     from prunecore.types import Task
@@ -36,6 +37,14 @@ def call(model: nn.Module, inputs: Any) -> Any:
             f"{type(model).__name__} cannot be run on data of shape {shapes(inputs)}: {first_line(fault)}; "
             "check that the input size and channels of the data are those of the network"
         ) from fault
+
+
+def as_example(inputs: Any) -> ExampleInputs:
+    """The inputs of one batch as a network is called with them, on the CPU."""
+    plain = moved(inputs, torch.device("cpu"))
+    if isinstance(plain, Mapping):
+        return ExampleInputs((), plain)
+    return ExampleInputs(tuple(plain) if isinstance(plain, (tuple, list)) else (plain,))
 
 
 def plain_strides(inputs: Any) -> Any:

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from prunecore.config.reader import Parsed, parse, read_yaml, target_faults
 from prunecore.errors import ConfigError, ModelError, RunDirectoryError
 from prunecore.registry import Choice, build_manager, find, has_hook
 from prunecore.run import directory as files
 from prunecore.run.defaults import DefaultSurgery
-from prunecore.run.rounds import Bench, Workshop, apply, cost_of, cut, size_of, unprunable_of
+from prunecore.run.loading import check_forward, load_model
+from prunecore.run.rounds import Workshop, apply, bench_of, cut, unprunable_of
 from prunecore.run.rounds import trace as trace_by
 from prunecore.run.search import DefaultSearch, Problem, check_schedule, drive
-from prunecore.surgery import apply_recipe, load_recipe
+from prunecore.surgery import apply_recipe, copy_model, load_recipe
 from prunecore.types import (
     Candidate,
     Certificate,
@@ -41,7 +40,7 @@ DEFAULT_GRAPH = "labels"
 
 @dataclass(frozen=True, eq=False)
 class Pruned:
-    """A pruned network and the record of the cut. size: what is left of the measure."""
+    """A pruned network and the record of the cut. size: what is left of the measure. notes: what stood in the plan's way."""
 
     model: nn.Module
     recipe: Recipe
@@ -50,6 +49,7 @@ class Pruned:
     after: Cost
     size: float
     unprunable: tuple[Unprunable, ...]
+    notes: tuple[str, ...] = ()
 
 
 def as_inputs(example_inputs: Any) -> ExampleInputs:
@@ -100,32 +100,37 @@ def prune(
         _choices(algo, criterion, graph, options or {}), defaults=(DefaultSearch(), DefaultSurgery())
     )
     inputs = as_inputs(example_inputs)
-    original = cost_of(model, inputs, settings.measure)
-    start = Candidate(0, model, Recipe(), original, 1.0)
-    bench = Bench(manager.hook, inputs, settings, original, seed, task)
+    check_forward(model, inputs)
+    own = copy_model(model)  # a forward, too, may change what it runs on
+    bench = bench_of(manager.hook, own, inputs, settings, seed=seed, task=task)
+    start = Candidate(0, own, Recipe(), bench.original, 1.0)
     schedule = check_schedule(manager.hook.prune_schedule(target=settings), settings)
     workshop = Workshop(bench, start)
 
     def realise(proposal: Proposal, number: int) -> Candidate:
         base = workshop.candidate(proposal.base)
         made = cut(bench, base, workshop.analysis(base), proposal)
-        size = size_of(made.cost, original, settings.measure)
-        recipe = apply(base, made)
-        return workshop.add(Candidate(number, made.model, recipe, made.cost, size, None, made.certificate), made.frozen)
+        found = Candidate(
+            number, made.model, apply(base, made), made.cost, made.size, None, made.certificate, notes=made.notes
+        )
+        return workshop.add(found, made.frozen)
 
     problem = Problem(start, settings, schedule, seed, workshop.propose)
     best = drive(manager.hook.prune_search(problem=problem), realise)
     if best.certificate is None:
         raise ConfigError("the search chose the network as it was; nothing was cut")
     unprunable = unprunable_of(workshop.analysis(start).graph, workshop.given_up)
-    return Pruned(best.model, best.recipe, best.certificate, original, best.cost, best.size, unprunable)
+    return Pruned(
+        best.model, best.recipe, best.certificate, bench.original, best.cost, best.size, unprunable, best.notes
+    )
 
 
 def trace(model: nn.Module, example_inputs: Any, *, graph: str = DEFAULT_GRAPH) -> DependencyGraph:
     """The channel groups of `model` and its cost model."""
-    return trace_by(
-        build_manager([Choice("graph", find("graph", graph).name, {}, "graph")]).hook, model, as_inputs(example_inputs)
-    )
+    inputs = as_inputs(example_inputs)
+    check_forward(model, inputs)
+    hook = build_manager([Choice("graph", find("graph", graph).name, {}, "graph")]).hook
+    return trace_by(hook, copy_model(model), inputs)
 
 
 def load(run_dir: str | Path, model: nn.Module | None = None) -> nn.Module:
@@ -155,8 +160,7 @@ def parsed_of(run_dir: Path) -> Parsed:
 def load_original(run_dir: Path) -> LoadedModel:
     """The network that a run started from, by its own loader."""
     parsed = parsed_of(run_dir)
-    choices = [c for c in parsed.choices if c.role == "loader"]
-    return load_by(choices[0])
+    return load_by(next(c for c in parsed.choices if c.role == "loader"), seed=parsed.config.seed)
 
 
 def original_of(loaded: LoadedModel) -> nn.Module:
@@ -164,13 +168,9 @@ def original_of(loaded: LoadedModel) -> nn.Module:
     return loaded.rebuild() if loaded.rebuild is not None else loaded.model
 
 
-def load_by(choice: Choice) -> LoadedModel:
-    """The network that one loader gives."""
-    torch.manual_seed(0)
-    loaded: LoadedModel | None = build_manager([choice]).hook.prune_load_model()
-    if loaded is None:
-        raise ConfigError(f"{choice.where}: the loader {choice.name!r} gave no network")
-    return loaded
+def load_by(choice: Choice, *, seed: int = 0) -> LoadedModel:
+    """The network that one loader gives, built as a run of that seed builds it."""
+    return load_model(build_manager([choice]).hook, choice.name, seed=seed)
 
 
 def _choices(algo: str, criterion: str | None, graph: str, options: Mapping[str, Any]) -> list[Choice]:

@@ -144,7 +144,8 @@ def build_manager(choices: Sequence[Choice], *, defaults: Sequence[Any] = ()) ->
     manager.add_hookspecs(hookspecs)
     for default in defaults:
         manager.register(default)
-    extensions = [Choice("extension", e.name, {}, e.name) for e in installed("extension")]
+    told = {c.name for c in choices if c.role == "extension"}
+    extensions = [Choice("extension", e.name, {}, e.name) for e in installed("extension") if e.name not in told]
     faults: list[str] = []
     for choice in (*extensions, *choices):
         options, found = options_of(choice)

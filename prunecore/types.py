@@ -229,6 +229,7 @@ class Target:
 class Proposal:
     """Which channels stay. `kept[group]`: ascending channel indices of the group; groups left out stay whole.
 
+    notes: what stood in the way of the plan.
     `base`: number of the candidate that it is cut from (0 = the network as loaded). `reduce`: cumulative reduction aimed at.
     """
 
@@ -236,6 +237,7 @@ class Proposal:
     base: int = 0
     reduce: float = 0.0
     tune: Phase | None = "training"
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -388,3 +390,4 @@ class Candidate:
     score: Score | None = None
     certificate: Certificate | None = None
     stages: Mapping[str, Score] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

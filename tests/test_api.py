@@ -115,3 +115,39 @@ def test_a_target_out_of_reach_shows_the_range() -> None:
 def test_a_skip_pattern_without_a_match_is_refused_with_the_nearest() -> None:
     with pytest.raises(prunecore.ConfigError, match=r"iner.*inner"):
         prunecore.prune(Residual(), INPUT, skip=["iner"])
+
+
+class Counting(Residual):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls.add_(1)
+        return super().forward(x)
+
+
+def test_a_network_that_changes_itself_in_its_forward_stays_as_it_was() -> None:
+    model = Counting()
+    prunecore.prune(model, INPUT, reduce=0.3)
+    prunecore.trace(model, INPUT)
+    assert model.calls.item() == 0
+
+
+def test_a_size_that_cannot_be_hit_is_explained() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU(), nn.Conv2d(3, 4, 3))
+    pruned = prunecore.prune(net, INPUT, reduce=0.2)
+    assert abs(pruned.size - 0.8) > 0.005
+    assert any("0.8" in note or "nearest" in note for note in pruned.notes)
+
+
+def test_inputs_that_do_not_fit_are_one_line_with_their_shape() -> None:
+    with pytest.raises(prunecore.ModelError, match=r"does not run on inputs of shape \[\(1, 1, 16, 16\)\]"):
+        prunecore.prune(Residual(), torch.zeros(1, 1, 16, 16))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_cut_to_very_few_channels_is_certified_whatever_the_seed(seed: int) -> None:
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    assert prunecore.prune(net, INPUT, reduce=0.9, seed=seed).certificate.verified

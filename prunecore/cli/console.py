@@ -108,6 +108,8 @@ class Console:
         else:
             click.echo(plain_table(header, rows))
         self._line(certificate_line(result["certificate"]))
+        for note in result["notes"]:
+            self._line(f"note: {note}")
         stuck = result["unprunable"]
         if stuck:
             self._line(

@@ -47,7 +47,7 @@ training:                     # fine-tuning after the cut
 def command(out: Path, force: bool) -> None:
     """Write a commented Pruning.yaml."""
     from prunecore.errors import ConfigError
-    from prunecore.run.directory import write_text
+    from prunecore.files import write_text
 
     if out.exists() and not force:
         raise ConfigError(f"{out}: exists already; give another --out, or --force to overwrite it")

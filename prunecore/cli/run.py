@@ -39,11 +39,22 @@ def command(
     With nothing else, `prune run --algo fpgm` uses ./Pruning.yaml if there is one, else it runs a demo in ./prune-demo:
     a small residual network on the digits that ship in the package, trained on the spot.
     """
-    from prunecore.config.reader import parse, read_yaml
+    from prunecore.config.reader import assign, parse, read_yaml
+    from prunecore.errors import ConfigError
 
     if resume is not None:
         from prunecore.run.directory import CONFIG, prepare
 
+        given = [
+            name
+            for name, value in {"-c": config, "-P": reduce, "--out": out, "--weights": weights, **flags}.items()
+            if value is not None
+        ]
+        if given or assignments:
+            what = ", ".join(
+                [*(n if n.startswith("-") else f"--{n}" for n in given), *(["--set"] if assignments else [])]
+            )
+            raise ConfigError(f"--resume goes on with the run's own settings; drop {what}, or start a new run")
         settings, directory = read_yaml(prepare(resume, resume=True) / CONFIG), resume
     else:
         settings, demo = base_settings(config, other_model=flags["model"] is not None)
@@ -52,9 +63,11 @@ def command(
                 f"No {DEFAULT_FILE} here and no --model: running the embedded demo (`prune init` writes a configuration)."
             )
         named = {"algorithm": flags.pop("algo"), **flags}
-        settings = with_flags(settings, flags=named, reduce=reduce, assignments=assignments)
+        settings = with_flags(settings, flags=named, reduce=reduce)
         if weights is not None:
             settings = with_option(settings, "model", "weights", str(weights))
+        for assignment in assignments:
+            settings = assign(settings, assignment)
         directory = out or _default_directory(settings, demo=demo)
     parsed = parse(settings)
 

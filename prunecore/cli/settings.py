@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +30,12 @@ def base_settings(config: Path | None, *, other_model: bool) -> tuple[dict[str, 
     return ({}, False) if other_model else (DEMO, True)
 
 
-def with_flags(
-    settings: dict[str, Any], *, flags: dict[str, Any], reduce: float | None, assignments: Sequence[str]
-) -> dict[str, Any]:
-    """Flags win over the file; `--set` is applied last, in order."""
-    from prunecore.config.reader import assign
-
+def with_flags(settings: dict[str, Any], *, flags: dict[str, Any], reduce: float | None) -> dict[str, Any]:
+    """Flags win over the file."""
     merged = {**settings, **{k: v for k, v in flags.items() if v is not None}}
     if reduce is not None:
         target = merged.get("target")
         merged["target"] = {**(target if isinstance(target, dict) else {}), "reduce": reduce}
-    for assignment in assignments:
-        merged = assign(merged, assignment)
     return merged
 
 

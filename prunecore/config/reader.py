@@ -42,6 +42,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: got a {type(value).__name__}, expected a mapping of settings")
+    odd = [key for key in value if not isinstance(key, str)]
+    if odd:
+        raise ConfigError(f"{path}: the key {odd[0]!r} is a {type(odd[0]).__name__}, expected text; quote it")
     return value
 
 
@@ -132,13 +135,18 @@ def _choices(config: RunConfig) -> tuple[list[Choice], str, list[str]]:
         return choice
 
     def section_of(name: str) -> Mapping[str, Any]:
-        value = config.sections.get(_section_name(config.sections, name))
+        key = _section_name(config.sections, name)
+        value = config.sections.get(key)
+        if value is not None and not isinstance(value, Mapping):
+            faults.append(f"{key}: expected a mapping of options (got {value!r})")
         return value if isinstance(value, Mapping) else {}
 
     choose("loader", config.model.kind, config.model.options, "model")
     if config.data is not None:
         choose("task", config.data.kind, config.data.options, "data")
     choose("graph", config.graph, section_of(config.graph), "graph")
+    for extension in installed("extension"):
+        choose("extension", extension.name, section_of(extension.name), extension.name)
     for tracker in config.trackers:
         choose("tracker", tracker, section_of(tracker), "trackers")
     algorithm = choose("algorithm", config.algorithm, section_of(config.algorithm), "algorithm")

@@ -2,73 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import json
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING
 
 from prunecore.errors import RunDirectoryError
+from prunecore.files import write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-CONFIG, JOURNAL, RESULT, RECIPE, WEIGHTS = (
-    "config.yaml",
-    "journal.jsonl",
-    "result.json",
-    "recipe.json",
-    "model.safetensors",
-)
-
-
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place; RunDirectoryError where the disk refuses."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's own mode is for secrets
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        _sync_directory(path.parent)
-    except OSError as error:
-        what = "the disk is full" if error.errno in {errno.ENOSPC, errno.EDQUOT} else (error.strerror or str(error))
-        raise RunDirectoryError(
-            f"{path}: not written, {what}; free some space or choose another --out, then --resume"
-        ) from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_text(path: Path, text: str) -> None:
-    write_whole(path, lambda file: file.write(text.encode()))
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(value, indent=2) + "\n")
+CONFIG, RESULT, RECIPE, WEIGHTS = "config.yaml", "result.json", "recipe.json", "model.safetensors"
+LOCK = ".lock"
 
 
 def write_weights(path: Path, model: nn.Module) -> None:
@@ -111,7 +58,7 @@ def prepare(path: Path, *, resume: bool) -> Path:
         raise RunDirectoryError(
             f"--out {path}: holds another run; go on with it by `prune run --resume {path}`, or choose another --out"
         )
-    if path.exists() and any(path.iterdir()):
+    if path.exists() and any(entry.name != LOCK for entry in path.iterdir()):
         raise RunDirectoryError(f"--out {path}: is not empty; choose a new directory")
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -123,8 +70,7 @@ def prepare(path: Path, *, resume: bool) -> Path:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the directory: a second process gets one line. The kernel drops the lock with its holder, so none is stale."""
-    lock = path / ".lock"
-    with lock.open("a+") as file:
+    with (path / LOCK).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -5,7 +5,6 @@ config -> plugins -> model -> task -> baseline -> search (plan, cut, certify, re
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,20 +15,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import yaml
-from torch.utils import _pytree as pytree
 
 from prunecore.config.reader import Parsed
-from prunecore.errors import ConfigError, ModelError
-from prunecore.planning import reachable
+from prunecore.files import write_json, write_text
 from prunecore.registry import build_manager
 from prunecore.run import directory as files
 from prunecore.run.defaults import DefaultSurgery, DefaultTraining
+from prunecore.run.loading import check_forward, load_model, load_task
 from prunecore.run.result import Outcome, result_of
-from prunecore.run.rounds import Analysis, Bench, Workshop, apply, cost_of, cut, propose, size_of, trace, unprunable_of
+from prunecore.run.rounds import Analysis, Bench, Workshop, apply, bench_of, cut, propose, trace, unprunable_of
 from prunecore.run.search import DefaultSearch, Problem, check_schedule, drive
 from prunecore.run.stages import Snapshot, Stages
 from prunecore.surgery import apply_recipe, compensate, compose, recipe_from_dict, recipe_to_dict
-from prunecore.training import as_example, batches, derive_seed, evaluate, recalibrate, resolve_device, split
+from prunecore.training import as_example, batches, derive_seed, evaluate, recalibrate, resolve_device, seeded
 from prunecore.types import (
     Candidate,
     Certificate,
@@ -57,19 +55,17 @@ class Run:
     """What is settled before the first stage. task.train is the part that trains; `search_data` chooses; validation reports."""
 
     config: RunConfig
-    criterion: str
     hook: Any
     loaded: LoadedModel
     task: Task
     search_data: Any
-    target: Target
-    original: Cost
+    bench: Bench
     stages: Stages
     emit: Emit
 
     @property
-    def bench(self) -> Bench:
-        return Bench(self.hook, self.loaded.inputs, self.target, self.original, self.config.seed, self.task)
+    def target(self) -> Target:
+        return self.bench.target
 
 
 def run(parsed: Parsed, out: Path, *, listeners: Sequence[Any] = (), resume: bool = False) -> dict[str, Any]:
@@ -97,23 +93,22 @@ def run(parsed: Parsed, out: Path, *, listeners: Sequence[Any] = (), resume: boo
     )
     manager.register(training)
     resolve_device(parsed.config.device)
-    loaded = load(manager.hook, parsed.config)
-    task, search_data = load_task(manager.hook, parsed.config)
-    target = parsed.config.target.target()
-    schedule = check_schedule(manager.hook.prune_schedule(target=target), target)
-    refuse_early(manager.hook, loaded, target)
-    original = cost_of(loaded.model, loaded.inputs, target.measure)
+    config, hook = parsed.config, manager.hook
+    loaded = load_model(hook, config.model.kind, seed=config.seed)
+    check_forward(loaded.model, loaded.inputs)
+    task, search_data = load_task(hook, fraction=config.search_fraction, seed=config.seed)
+    target = config.target.target()
+    schedule = check_schedule(hook.prune_schedule(target=target), target)
+    bench = bench_of(hook, loaded.model, loaded.inputs, target, seed=config.seed, task=task, device=config.device)
 
     out = files.prepare(out, resume=resume)
     with files.locked(out):
         if not resume:
-            files.write_text(out / files.CONFIG, config_text(parsed))
+            write_text(out / files.CONFIG, config_text(parsed))
         scratch.append(Stages(out, lambda recipe: apply_recipe(loaded.model, recipe)))
-        it = Run(
-            parsed.config, parsed.criterion, manager.hook, loaded, task, search_data, target, original, scratch[0], emit
-        )
-        start, before = baseline(it)
-        chosen, analysis = search(it, start, schedule)
+        it = Run(config, hook, loaded, task, search_data, bench, scratch[0], emit)
+        start = baseline(it)
+        chosen, unprunable, candidates = search(it, start, schedule)
         control = control_of(it, start)
         outcome = Outcome(
             algorithm=next(c.name for c in parsed.choices if c.role == "algorithm"),
@@ -122,13 +117,14 @@ def run(parsed: Parsed, out: Path, *, listeners: Sequence[Any] = (), resume: boo
             before=start.cost,
             after=chosen.cost,
             size=chosen.size,
-            size_total=chosen.size * float(loaded.provenance.get("size_total", 1.0)),
-            stages={"before": before, **chosen.stages},
+            size_total=size_total(loaded, chosen, target),
+            stages=chosen.stages,
             certificate=chosen.certificate or Certificate(False, 0.0, (), "float64", ("nothing was cut",)),
-            unprunable=analysis,
+            unprunable=unprunable,
+            notes=chosen.notes,
             recipe=chosen.recipe,
             seconds=time.monotonic() - started,
-            ledger={"candidates": chosen.number, "rounds": len(schedule)},
+            ledger={"candidates": candidates, "rounds": len(schedule)},
             control=control,
             seed=parsed.config.seed,
             provenance=loaded.provenance,
@@ -136,59 +132,9 @@ def run(parsed: Parsed, out: Path, *, listeners: Sequence[Any] = (), resume: boo
         return save(it, chosen, outcome, out)
 
 
-# ---------------------------------------------------------------- before the first stage
-
-
-def load(hook: Any, config: RunConfig) -> LoadedModel:
-    """The network, checked by one forward on its example inputs."""
-    torch.manual_seed(derive_seed(config.seed, "model"))
-    loaded: LoadedModel | None = hook.prune_load_model()
-    if loaded is None:
-        raise ConfigError(f"model: the loader {config.model.kind!r} gave no network")
-    check_forward(loaded)
-    return loaded
-
-
-def check_forward(loaded: LoadedModel) -> None:
-    """One forward in eval mode; ModelError with the shapes where it fails or gives a value that is not finite."""
-    model = copy.deepcopy(loaded.model).eval()
-    shapes = [
-        tuple(x.shape)
-        for x in pytree.tree_leaves((loaded.inputs.args, dict(loaded.inputs.kwargs)))
-        if isinstance(x, torch.Tensor)
-    ]
-    try:
-        with torch.no_grad():
-            outputs = model(*loaded.inputs.args, **loaded.inputs.kwargs)
-    except Exception as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(
-            f"the network does not run on inputs of shape {shapes}: {first}; give model.size or model.inputs"
-        ) from error
-    leaves = [x for x in pytree.tree_leaves(outputs) if isinstance(x, torch.Tensor) and x.is_floating_point()]
-    if any(not bool(torch.isfinite(x).all()) for x in leaves):
-        raise ModelError(f"the network gives NaN or infinity on inputs of shape {shapes}; check its weights")
-
-
-def load_task(hook: Any, config: RunConfig) -> tuple[Task, Any]:
-    """The task with its training data split in two: what trains stays in `task.train`, the rest chooses."""
-    task: Task | None = hook.prune_task()
-    if task is None:
-        raise ConfigError("data: a run needs data to report what the cut costs; give --data, such as --data digits")
-    fit, search_data = split(task, config.search_fraction, derive_seed(config.seed, "split"))
-    return dataclasses.replace(task, train=fit, labels=None), search_data
-
-
-def refuse_early(hook: Any, loaded: LoadedModel, target: Target) -> None:
-    """TargetError with the reachable range before anything is trained."""
-    if target.measure != "ptflops":
-        graph = trace(hook, loaded.model, loaded.inputs)
-        reachable(graph, target).require(target.reduce)
-
-
 def config_text(parsed: Parsed) -> str:
     """The resolved configuration as YAML."""
-    settings = parsed.config.model_dump(mode="json", exclude_none=True)
+    settings = parsed.config.model_dump(mode="json")
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
@@ -205,7 +151,7 @@ def score(it: Run, name: str, model: nn.Module, data: Any) -> Score:
     return Score(**found)
 
 
-def baseline(it: Run) -> tuple[Candidate, Score]:
+def baseline(it: Run) -> Candidate:
     """The network as loaded, trained first where the configuration asks for it, with its cost and metric."""
     model = it.stages.run("loaded", lambda: Snapshot(it.loaded.model)).model
     if it.config.pretraining is not None:
@@ -219,22 +165,23 @@ def baseline(it: Run) -> tuple[Candidate, Score]:
             }
         )
     before = score(it, "before", model, it.task.validation)
-    return Candidate(0, model, Recipe(), it.original, 1.0), before
+    stages = dict.fromkeys(("before", "after_cut", "after_repair", "after"), before)
+    return Candidate(0, model, Recipe(), it.bench.original, 1.0, stages=stages)
 
 
-def search(it: Run, start: Candidate, schedule: tuple[float, ...]) -> tuple[Candidate, tuple[Unprunable, ...]]:
-    """Let the algorithm ask for candidates until it chooses one; also what could not be cut."""
+def search(it: Run, start: Candidate, schedule: tuple[float, ...]) -> tuple[Candidate, tuple[Unprunable, ...], int]:
+    """Let the algorithm ask for candidates until it chooses one; also what could not be cut, and how many it asked for."""
     workshop = Workshop(it.bench, start)
 
     def plan(candidate: Candidate, reduce: float) -> Proposal:
         def compute() -> dict[str, Any]:
             it.emit({"event": "stage", "name": "analysis"})
-            kept = workshop.propose(candidate, reduce).kept
-            return {"kept": {name: index.tolist() for name, index in kept.items()}}
+            made = workshop.propose(candidate, reduce)
+            return {"kept": {name: index.tolist() for name, index in made.kept.items()}, "notes": list(made.notes)}
 
         found = it.stages.value(f"plan-{candidate.number}-{reduce:.6f}", compute)
         kept = {name: np.asarray(index, dtype=np.int64) for name, index in found["kept"].items()}
-        return Proposal(kept, candidate.number, reduce)
+        return Proposal(kept, candidate.number, reduce, notes=tuple(found["notes"]))
 
     def realise(proposal: Proposal, number: int) -> Candidate:
         base = workshop.candidate(proposal.base)
@@ -243,7 +190,8 @@ def search(it: Run, start: Candidate, schedule: tuple[float, ...]) -> tuple[Cand
 
     problem = Problem(start, it.target, schedule, it.config.seed, plan)
     chosen = drive(it.hook.prune_search(problem=problem), realise)
-    return chosen, unprunable_of(trace(it.hook, start.model, it.loaded.inputs), workshop.given_up)
+    graph = trace(it.hook, start.model, it.loaded.inputs)
+    return chosen, unprunable_of(graph, workshop.given_up), workshop.candidates - 1
 
 
 def round_of(
@@ -258,14 +206,17 @@ def round_of(
     def compute_cut() -> Snapshot:
         made = cut(it.bench, base, analysis(), proposal)
         proof, cost = dataclasses.asdict(made.certificate), dataclasses.asdict(made.cost)
-        facts = {"certificate": proof, "cost": cost, "frozen": dict(made.frozen), "step": recipe_to_dict(made.recipe)}
+        facts: dict[str, Any] = {"certificate": proof, "cost": cost, "frozen": dict(made.frozen)}
+        facts |= {"size": made.size, "notes": list(made.notes), "step": recipe_to_dict(made.recipe)}
         return Snapshot(made.model, apply(base, made), facts)
 
     pure = it.stages.run(f"{name}/cut", compute_cut)
-    certificate, cost = certificate_of(pure.data["certificate"]), Cost(**pure.data["cost"])
-    size = size_of(cost, it.bench.original, it.target.measure)
+    certificate, cost, size = certificate_of(pure.data["certificate"]), Cost(**pure.data["cost"]), pure.data["size"]
     it.emit({"event": "cut", "size": size, "macs": cost.macs, "params": cost.params, "certificate": certificate})
-    stages = {"after_cut": score(it, f"{name}/after_cut", pure.model, it.task.validation)}
+    stages = {
+        "before": base.stages["before"],
+        "after_cut": score(it, f"{name}/after_cut", pure.model, it.task.validation),
+    }
 
     def compute_repair() -> Snapshot:
         mended = compensated(it, base.model, pure.model, recipe_from_dict(pure.data["step"]), name)
@@ -285,7 +236,8 @@ def round_of(
     else:
         stages["after"] = stages["after_repair"]
     chooses = score(it, f"{name}/search", tuned, it.search_data)
-    candidate = Candidate(0, tuned, pure.recipe, cost, size, chooses, certificate, stages)
+    notes = tuple(pure.data["notes"])
+    candidate = Candidate(0, tuned, pure.recipe, cost, size, chooses, certificate, stages, notes)
     frozen: Mapping[str, str] = pure.data["frozen"]
     return candidate, frozen
 
@@ -308,15 +260,18 @@ def compensated(it: Run, before: nn.Module, cut_model: nn.Module, recipe: Recipe
     settings = it.config.compensation
     if settings is None:
         return cut_model
-    data = batches(
-        it.task.train,
-        it.task,
-        batch_size=settings.batch_size,
-        images=settings.images,
-        seed=derive_seed(it.config.seed, "compensation", name),
-        workers=settings.workers,
-    )
-    return compensate(before, cut_model, recipe, it.loaded.inputs, batches=(as_example(inputs) for inputs, _ in data))
+    seed = derive_seed(it.config.seed, "compensation", name)
+    with seeded(seed):  # augmentation draws from torch's own generator
+        data = batches(
+            it.task.train,
+            it.task,
+            batch_size=settings.batch_size,
+            images=settings.images,
+            seed=seed,
+            workers=settings.workers,
+        )
+        seen = [as_example(inputs) for inputs, _ in data]
+    return compensate(before, cut_model, recipe, it.loaded.inputs, batches=seen)
 
 
 def repair(it: Run, model: nn.Module, name: str) -> nn.Module:
@@ -340,11 +295,21 @@ def control_of(it: Run, start: Candidate) -> dict[str, Any] | None:
     tune: Phase | None = "training" if it.config.control == "full" else None
     proposal = dataclasses.replace(propose(it.bench, start, analysis, it.target.reduce), tune=tune)
     made, _ = round_of(it, start, proposal, "control", lambda: analysis)
-    values = {stage: found.value for stage, found in made.stages.items()}
+    values = {stage: found.value for stage, found in made.stages.items() if stage != "before"}
     return {"criterion": "random", "size": made.size, **values, "after": values["after"] if tune else None}
 
 
 # ---------------------------------------------------------------- the end
+
+
+def size_total(loaded: LoadedModel, chosen: Candidate, target: Target) -> float:
+    """The size relative to the original network, where runs are chained; of MACs, unless the measure is params."""
+    original = loaded.provenance.get("original")
+    if original is None:
+        return chosen.size
+    if target.measure == "params":
+        return chosen.cost.params / int(original["params"])
+    return chosen.cost.macs / int(original["macs"])
 
 
 def save(it: Run, chosen: Candidate, outcome: Outcome, out: Path) -> dict[str, Any]:
@@ -352,12 +317,12 @@ def save(it: Run, chosen: Candidate, outcome: Outcome, out: Path) -> dict[str, A
     files.write_weights(out / files.WEIGHTS, chosen.model)
     # on disk a recipe is relative to the original class, also where runs are chained
     recipe = compose(it.loaded.recipe, chosen.recipe) if it.loaded.recipe.slices else chosen.recipe
-    files.write_json(out / files.RECIPE, recipe_to_dict(recipe))
+    write_json(out / files.RECIPE, recipe_to_dict(recipe))
     it.hook.prune_save_model(loaded=it.loaded, pruned=chosen.model, recipe=recipe, directory=out)
     rows = ["stage,metric,value,loss,images"]
     rows += [f"{stage},{s.name},{s.value},{s.loss},{s.images}" for stage, s in outcome.stages.items()]
-    files.write_text(out / "metrics.csv", "\n".join(rows) + "\n")
+    write_text(out / "metrics.csv", "\n".join(rows) + "\n")
     result = result_of(outcome)
-    files.write_json(out / files.RESULT, result)
+    write_json(out / files.RESULT, result)
     it.emit({"event": "done", "result": result, "directory": str(out)})
     return result

@@ -28,6 +28,7 @@ class Outcome:
     stages: Mapping[str, Score]
     certificate: Certificate
     unprunable: Sequence[Unprunable]
+    notes: Sequence[str]
     recipe: Recipe
     seconds: float
     ledger: Mapping[str, Any]
@@ -79,6 +80,7 @@ def result_of(outcome: Outcome) -> dict[str, Any]:
         "seconds": outcome.seconds,
         "certificate": {**certificate, "inputs": [list(shape) for shape in outcome.certificate.inputs]},
         "unprunable": [asdict(u) for u in outcome.unprunable],
+        "notes": list(outcome.notes),
         "widths": [asdict(w) for w in outcome.recipe.widths],
         "ledger": dict(outcome.ledger),
         "control": dict(outcome.control) if outcome.control is not None else None,

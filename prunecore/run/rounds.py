@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,27 +11,35 @@ from prunecore.errors import CertificateError, ModelError
 from prunecore.measure import count, ptflops_cost
 from prunecore.planning import plan, plan_measured, reachable
 from prunecore.scoring import score_all
-from prunecore.surgery import certify, compose
+from prunecore.surgery import certify, compose, copy_model
+from prunecore.training import resolve_device
 from prunecore.types import Calibration, Certificate, Cost, Proposal, Recipe, Unprunable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from prunecore.types import Candidate, DependencyGraph, ExampleInputs, Target, Task
+    from prunecore.types import Candidate, DependencyGraph, ExampleInputs, Measure, Target, Task
 
 ATTEMPTS = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """What every round of a run needs and none of them changes. `hook`: pluggy's hook relay."""
+    """What every round of a run needs and none of them changes.
+
+    hook: pluggy's hook relay. whole: the target's measure of the network as loaded.
+    widths: its channel counts, which `max_reduction` counts from.
+    """
 
     hook: Any
     inputs: ExampleInputs
     target: Target
     original: Cost
+    whole: float
     seed: int
     task: Task | None = None
+    device: str = "cpu"
+    widths: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,19 +60,16 @@ class Cut:
     recipe: Recipe
     certificate: Certificate
     cost: Cost
+    size: float
     frozen: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
-def cost_of(model: nn.Module, inputs: ExampleInputs, measure: str) -> Cost:
-    """MACs and params of `model`, MACs by the convention that `measure` names."""
-    return ptflops_cost(model, inputs) if measure == "ptflops" else count(model, inputs)
-
-
-def size_of(cost: Cost, original: Cost, measure: str) -> float:
-    """What is left of the measure."""
-    if measure == "params":
-        return cost.params / original.params
-    return cost.macs / original.macs if original.macs else 1.0
+def measured(model: nn.Module, inputs: ExampleInputs, cost: Cost, measure: Measure) -> float:
+    """The target's measure of `model`, whose MACs and params by our own convention are `cost`."""
+    if measure == "ptflops":
+        return float(ptflops_cost(model, inputs).macs)
+    return float(cost.params if measure == "params" else cost.macs)
 
 
 def trace(hook: Any, model: nn.Module, inputs: ExampleInputs) -> DependencyGraph:
@@ -81,13 +85,21 @@ def analyse(bench: Bench, candidate: Candidate, *, frozen: Mapping[str, str] | N
     """Trace `candidate`, make sure that the target is in reach, then calibrate and score."""
     graph = trace(bench.hook, candidate.model, bench.inputs)
     if bench.target.measure != "ptflops":
-        reachable(graph, bench.target, original=bench.original).require(bench.target.reduce)
-    calibration = bench.hook.prune_calibrate(
-        model=copy.deepcopy(candidate.model), graph=graph, inputs=bench.inputs, task=bench.task, seed=bench.seed
+        reachable(graph, bench.target, original=bench.original, widths=bench.widths).require(bench.target.reduce)
+    subject = copy_model(candidate.model).to(resolve_device(bench.device))
+    calibration: Calibration | None = bench.hook.prune_calibrate(
+        model=subject, graph=graph, inputs=bench.inputs, task=bench.task, seed=bench.seed
     )
-    evidence = calibration or Calibration()
+    evidence = on_cpu(calibration or Calibration())
     scores = score_all(graph, candidate.model, bench.hook, evidence, bench.seed)
     return Analysis(graph, scores, evidence.images, frozen or {})
+
+
+def on_cpu(calibration: Calibration) -> Calibration:
+    """The evidence where weights are scored."""
+    tensors = {name: value.cpu() for name, value in calibration.tensors.items()}
+    sites = {site: value.cpu() for site, value in calibration.sites.items()}
+    return dataclasses.replace(calibration, tensors=tensors, sites=sites)
 
 
 def propose(bench: Bench, candidate: Candidate, analysis: Analysis, reduce: float) -> Proposal:
@@ -95,15 +107,19 @@ def propose(bench: Bench, candidate: Candidate, analysis: Analysis, reduce: floa
     target = dataclasses.replace(bench.target, reduce=reduce)
     frozen = frozenset(analysis.frozen)
     if target.measure != "ptflops":
-        planned = plan(analysis.graph, analysis.scores, target, original=bench.original, frozen=frozen)
+        planned = plan(
+            analysis.graph, analysis.scores, target, original=bench.original, frozen=frozen, widths=bench.widths
+        )
     else:
 
-        def measured(proposal: Proposal) -> float:
+        def size_of(proposal: Proposal) -> float:
             model, _ = bench.hook.prune_resize(model=candidate.model, graph=analysis.graph, proposal=proposal)
-            return size_of(cost_of(model, bench.inputs, "ptflops"), bench.original, "ptflops")
+            return measured(model, bench.inputs, bench.original, target.measure) / bench.whole
 
-        planned = plan_measured(analysis.graph, analysis.scores, target, measured, frozen=frozen)
-    return dataclasses.replace(planned.proposal, base=candidate.number, reduce=reduce)
+        planned = plan_measured(
+            analysis.graph, analysis.scores, target, size_of, original=bench.original, frozen=frozen
+        )
+    return dataclasses.replace(planned.proposal, base=candidate.number, reduce=reduce, notes=planned.notes)
 
 
 def cut(bench: Bench, candidate: Candidate, analysis: Analysis, proposal: Proposal) -> Cut:
@@ -115,7 +131,7 @@ def cut(bench: Bench, candidate: Candidate, analysis: Analysis, proposal: Propos
     for _ in range(ATTEMPTS):
         attempt = _attempt(bench, candidate, analysis, proposal)
         if isinstance(attempt, Cut):
-            return Cut(attempt.model, attempt.recipe, attempt.certificate, attempt.cost, frozen)
+            return dataclasses.replace(attempt, frozen=frozen, notes=proposal.notes)
         culprits = _culprits(bench, candidate, analysis, proposal)
         if not culprits:
             break
@@ -136,7 +152,9 @@ def _attempt(bench: Bench, candidate: Candidate, analysis: Analysis, proposal: P
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     if not certificate.verified:
         return certificate.notes[0] if certificate.notes else f"outputs differ by {certificate.max_abs_error:g}"
-    return Cut(model, recipe, certificate, cost_of(model, bench.inputs, bench.target.measure), {})
+    cost = count(model, bench.inputs)
+    size = measured(model, bench.inputs, cost, bench.target.measure) / bench.whole
+    return Cut(model, recipe, certificate, cost, size, {})
 
 
 def _culprits(bench: Bench, candidate: Candidate, analysis: Analysis, proposal: Proposal) -> dict[str, str]:
@@ -159,6 +177,25 @@ def _together(graph: DependencyGraph, proposal: Proposal) -> list[tuple[str, ...
     return [tuple(sorted(s)) for s in dict.fromkeys(sets.values())]
 
 
+def bench_of(
+    hook: Any,
+    model: nn.Module,
+    inputs: ExampleInputs,
+    target: Target,
+    *,
+    seed: int,
+    task: Task | None,
+    device: str = "cpu",
+) -> Bench:
+    """The bench of a run that starts from `model`; TargetError where the target is out of reach."""
+    graph, original = trace(hook, model, inputs), count(model, inputs)
+    reach = reachable(graph, target)
+    if target.measure != "ptflops":  # MACs stand in for it here: limits are checked, the range is found while planning
+        reach.require(target.reduce)
+    whole = measured(model, inputs, original, target.measure)
+    return Bench(hook, inputs, target, original, whole, seed, task, device, graph.widths)
+
+
 class Workshop:
     """The candidates made so far, and the analyses of those that others were cut from (each made once, when asked for)."""
 
@@ -167,6 +204,11 @@ class Workshop:
         self._candidates = {start.number: start}
         self._analyses: dict[int, Analysis] = {}
         self.given_up: dict[str, str] = {}
+
+    @property
+    def candidates(self) -> int:
+        """How many there are, the start included."""
+        return len(self._candidates)
 
     def candidate(self, number: int) -> Candidate:
         return self._candidates[number]

@@ -43,19 +43,19 @@ class Stages:
         if self.journal is None or self._directory is None:
             return compute()
         record = self.journal.find("stage", name)
-        if record is not None:
-            recipe = recipe_from_dict(record["recipe"])
-            model = self._rebuild(recipe)
-            model.load_state_dict(read_weights(self._directory / record["checkpoint"]))
-            return Snapshot(model, recipe, record["data"])
-        snapshot = compute()
-        checkpoint = f"checkpoints/{_slug(name)}.safetensors"
-        write_weights(self._directory / checkpoint, snapshot.model)
-        record = {"recipe": recipe_to_dict(snapshot.recipe), "checkpoint": checkpoint, "data": dict(snapshot.data)}
-        self.journal.append({"event": "stage", "name": name, **record})
-        for left in (self._directory / "checkpoints").glob("*.partial.pt"):
-            left.unlink()
-        return snapshot
+        if record is None:
+            snapshot = compute()
+            checkpoint = f"checkpoints/{_slug(name)}.safetensors"
+            write_weights(self._directory / checkpoint, snapshot.model)
+            record = {"recipe": recipe_to_dict(snapshot.recipe), "checkpoint": checkpoint, "data": dict(snapshot.data)}
+            self.journal.append({"event": "stage", "name": name, **record})
+            for left in (self._directory / "checkpoints").glob("*.partial.pt"):
+                left.unlink()
+        # read back also when it was computed just now: what follows sees the same network whether or not the run was cut off
+        recipe = recipe_from_dict(record["recipe"])
+        model = self._rebuild(recipe)
+        model.load_state_dict(read_weights(self._directory / record["checkpoint"]))
+        return Snapshot(model, recipe, record["data"])
 
     def value(self, name: str, compute: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
         """The same for a stage that yields plain values only."""

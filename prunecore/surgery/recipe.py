@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from prunecore.errors import ModelError
+from prunecore.files import write_text
 from prunecore.types import AttributeEdit, Recipe, Slice, TensorShape, ValueEdit, Width
 
 FORMAT = "prunecore-recipe"
@@ -59,7 +58,8 @@ def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
 
 def save_recipe(recipe: Recipe, path: str | Path) -> Path:
     """Write the recipe as JSON; the file appears whole or not at all."""
-    return write_atomically(Path(path), json.dumps(recipe_to_dict(recipe)) + "\n")
+    write_text(Path(path), json.dumps(recipe_to_dict(recipe)) + "\n")
+    return Path(path)
 
 
 def load_recipe(path: str | Path) -> Recipe:
@@ -69,21 +69,6 @@ def load_recipe(path: str | Path) -> Recipe:
     except (OSError, ValueError) as error:
         raise ModelError(f"recipe {path} cannot be read: {error}") from error
     return recipe_from_dict(data)
-
-
-def write_atomically(path: Path, text: str) -> Path:
-    """Write beside `path`, flush to disk, rename."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
 
 
 def _digest(body: Mapping[str, Any]) -> str:

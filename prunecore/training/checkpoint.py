@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import io
 import pickle
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from prunecore.errors import RunDirectoryError
+from prunecore.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,18 +17,10 @@ if TYPE_CHECKING:
 
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write `state` beside `path`, then put it in its place. RunDirectoryError where the disk refuses (full, read-only)."""
-    partial = path.with_name(path.name + ".new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, RuntimeError) as fault:  # torch's writer raises RuntimeError when a write fails
-        partial.unlink(missing_ok=True)
-        raise RunDirectoryError(f"the training state cannot be written to {path}: {fault}; free some space") from fault
+    """The state as a whole file. RunDirectoryError where the disk refuses (full, read-only)."""
+    buffer = io.BytesIO()  # torch's own writer hides what the disk said
+    torch.save(dict(state), buffer)
+    write_whole(path, lambda file: file.write(buffer.getbuffer()))
 
 
 def read_state(path: Path) -> Mapping[str, Any] | None:

@@ -29,7 +29,7 @@ class PeerCut:
 def peer_cut(
     model: nn.Module, inputs: Tensor, importance: str, size: float, gradients: Mapping[str, Tensor]
 ) -> PeerCut:
-    """Global pruning where only `model.head` is left out; a fresh copy and one prune a trial, at most `MOST_TRIALS`.
+    """Global pruning where only the output layer (the last linear one) is left out; a fresh copy a trial.
 
     gradients: of the loss by parameter name, for `taylor`.
     """
@@ -74,7 +74,7 @@ def _pruned(
         importance=kinds[importance](),
         global_pruning=True,
         pruning_ratio=ratio,
-        ignored_layers=[cut.head],
+        ignored_layers=[[m for m in cut.modules() if isinstance(m, nn.Linear)][-1]],
     ).step()
     for parameter in cut.parameters():
         parameter.grad = None

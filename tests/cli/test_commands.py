@@ -249,3 +249,9 @@ def test_init_writes_a_file_that_runs_as_it_is(tmp_path: Path) -> None:
     done = prune("run", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "prune-runs" / "demo-fpgm" / "result.json").is_file()
+
+
+def test_resume_takes_no_other_settings(finished: Path) -> None:
+    done = prune("run", "--resume", "out", "-P", "0.8", "--set", "training.epochs=9", cwd=finished)
+    assert done.returncode == 2
+    assert done.stderr == ("Error: --resume goes on with the run's own settings; drop -P, --set, or start a new run\n")

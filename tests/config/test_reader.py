@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from prunecore.config.reader import assign, parse, read_yaml
 from prunecore.errors import ConfigError
@@ -67,3 +68,20 @@ def test_yaml_faults_name_the_place(tmp_path: Path) -> None:
     path.write_text("- 1\n")
     with pytest.raises(ConfigError, match="got a list, expected a mapping"):
         read_yaml(path)
+
+
+def test_a_configuration_written_and_read_again_is_the_same_also_where_it_says_null() -> None:
+    from prunecore.run.pipeline import config_text
+
+    nulls = {"recalibration": None, "compensation": None, "training": {"clip": None}, "pretraining": {"clip": None}}
+    for settings in (BASE, {**BASE, **nulls}, {**BASE, "taylor": {"batches": 3}, "algorithm": "taylor"}):
+        parsed = parse(settings)
+        assert parse(yaml.safe_load(config_text(parsed))) == parsed
+
+
+def test_a_section_that_is_no_mapping_and_a_key_that_is_no_text_are_faults(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"fpgm: expected a mapping of options \(got 5\)"):
+        parse({**BASE, "fpgm": 5})
+    (tmp_path / "a.yaml").write_text("on: 1\n")
+    with pytest.raises(ConfigError, match="the key True is a bool, expected text; quote it"):
+        read_yaml(tmp_path / "a.yaml")

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from prunecore.errors import RunDirectoryError
+from prunecore.files import write_text, write_whole
 from prunecore.run import directory as files
 
 
@@ -33,14 +34,14 @@ def test_resume_wants_a_run(tmp_path: Path) -> None:
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
-    files.write_text(path, "old")
+    write_text(path, "old")
 
     def fail(file: BinaryIO) -> None:
         file.write(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(RunDirectoryError, match=r"not written, the disk is full; free some space"):
-        files.write_whole(path, fail)
+        write_whole(path, fail)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 

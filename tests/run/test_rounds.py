@@ -12,9 +12,10 @@ from torch import nn
 
 from prunecore.errors import PrunecoreError
 from prunecore.hookspecs import hookimpl
+from prunecore.measure import count
 from prunecore.registry import Choice, build_manager
 from prunecore.run.defaults import DefaultSurgery
-from prunecore.run.rounds import Bench, analyse, cost_of, cut, propose, trace, unprunable_of
+from prunecore.run.rounds import analyse, bench_of, cut, propose, trace, unprunable_of
 from prunecore.types import Candidate, DependencyGraph, ExampleInputs, Recipe, Target
 
 INPUTS = ExampleInputs((torch.zeros(1, 3, 16, 16),))
@@ -52,9 +53,8 @@ def cut_with(wrong: set[str], reduce: float) -> tuple[Any, DependencyGraph]:
     manager = build_manager(CHOICES, defaults=(DefaultSurgery(),))
     manager.register(Wrong(wrong))
     model = network()
-    original = cost_of(model, INPUTS, "macs")
-    bench = Bench(manager.hook, INPUTS, Target(reduce), original, seed=0)
-    start = Candidate(0, model, Recipe(), original, 1.0)
+    bench = bench_of(manager.hook, model, INPUTS, Target(reduce), seed=0, task=None)
+    start = Candidate(0, model, Recipe(), bench.original, 1.0)
     analysis = analyse(bench, start)
     return cut(bench, start, analysis, propose(bench, start, analysis, reduce)), analysis.graph
 
@@ -64,8 +64,7 @@ def test_a_group_that_fails_its_certificate_is_frozen_and_the_target_is_hit_with
     assert made.certificate.verified
     assert list(made.frozen) == ["1"]
     assert made.model[1].out_channels == 16
-    before = cost_of(network(), INPUTS, "macs").macs
-    assert made.cost.macs / before == pytest.approx(0.5, abs=0.03)
+    assert made.size == made.cost.macs / count(network(), INPUTS).macs == pytest.approx(0.5, abs=0.03)
     assert [u.module for u in unprunable_of(graph, made.frozen)] == ["3", "1"]
 
 

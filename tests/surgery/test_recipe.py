@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunecore.errors import ModelError
+from prunecore.errors import ModelError, RunDirectoryError
 from prunecore.surgery import (
     apply_recipe,
     compose,
@@ -41,10 +41,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     old = path.read_bytes()
 
     def full(*args: object) -> None:
-        raise OSError("No space left on device")
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("prunecore.surgery.recipe.os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr("prunecore.files.os.fsync", full)
+    with pytest.raises(RunDirectoryError, match="the disk is full"):
         save_recipe(_recipe(), path)
     assert path.read_bytes() == old
     assert [p.name for p in tmp_path.iterdir()] == ["recipe.json"]

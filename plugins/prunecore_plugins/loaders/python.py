@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from prunecore import LoadedModel, ModelError, hookimpl
+from prunecore import ConfigError, LoadedModel, ModelError, hookimpl
+from prunecore.errors import listing
 from prunecore.loading import example_inputs, load_weights, run_named
 
 
@@ -39,6 +40,11 @@ class PythonLoader:
         options = self._options
         made = run_named(options.source, options.args)
         if isinstance(made, LoadedModel):
+            given = options.model_fields_set - {"source", "args"}
+            if given:
+                raise ConfigError(
+                    f"{options.source} returns a LoadedModel, which says all by itself; drop {listing(sorted(given))}"
+                )
             return made
         if not isinstance(made, nn.Module):
             raise ModelError(f"{options.source} returned a {type(made).__name__}, expected a torch.nn.Module")

@@ -39,10 +39,15 @@ class RunLoader:
             )
         facts = json.loads(result.read_text(encoding="utf-8"))
         loaded = load_original(self._directory)
+        whole = {"macs": facts["macs"]["before"], "params": facts["params"]["before"]}
         return dataclasses.replace(
             loaded,
             model=prunecore.load(self._directory),
-            provenance={**loaded.provenance, "run": str(self._directory), "size_total": facts["size_total"]},
+            provenance={
+                **loaded.provenance,
+                "run": str(self._directory),
+                "original": facts["provenance"].get("original", whole),
+            },
             pretrained=True,
             recipe=load_recipe(self._directory / "recipe.json"),
             rebuild=lambda: original_of(loaded),

@@ -53,7 +53,7 @@ class TorchvisionLoader:
         if options.weights is not None and Path(options.weights).suffix:
             load_weights(model, Path(options.weights))
         elif options.weights is not None:
-            _load_named(models, model, options.source, options.weights)
+            _load_named(models, model, options)
         provenance = {
             "spec": f"torchvision:{options.source}",
             "class": f"{type(model).__module__}.{type(model).__qualname__}",
@@ -84,8 +84,9 @@ def _build(models: Any, name: str, args: dict[str, Any]) -> nn.Module:
     return model
 
 
-def _load_named(models: Any, model: nn.Module, name: str, weights: str) -> None:
-    """torchvision's own weights; tensors of another shape (the last layer, for other classes) stay as they are."""
+def _load_named(models: Any, model: nn.Module, options: TorchvisionLoader.Options) -> None:
+    """torchvision's own weights; with `num_classes` the tensors with one row a class stay as they are."""
+    name, weights = options.source, str(options.weights)
     known = models.get_model_weights(name)
     if weights not in (*known.__members__, "DEFAULT"):
         there = listing(known.__members__)
@@ -100,6 +101,12 @@ def _load_named(models: Any, model: nn.Module, name: str, weights: str) -> None:
         ) from fault
     own = model.state_dict()
     fitting = {n: v for n, v in given.items() if n in own and own[n].shape == v.shape}
+    heads = {n for n, v in own.items() if options.num_classes is not None and v.shape[:1] == (options.num_classes,)}
+    odd = sorted(own.keys() - fitting.keys() - heads)
+    if odd:
+        raise ModelError(
+            f"weights {weights} of {name} do not fit the network: {listing(odd, most=3)}; only the last layer may differ, by num_classes"
+        )
     model.load_state_dict({**own, **fitting})
 
 

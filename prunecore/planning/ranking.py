@@ -1,7 +1,7 @@
 """From saliencies to one ranking: in which order a bundle gives up its channels, and what each of its steps is worth.
 
 Uniform scope: a step is worth the fraction of the group that is gone after it. Global scope: the mean saliency of the
-step's channels over the mean of their group (per-group normalisation as in DepGraph, arXiv 2301.12900), averaged
+step's channels over the geometric mean of their group (per-group normalisation as in DepGraph, arXiv 2301.12900), averaged
 geometrically with the odds gone : left of the group, so that the thinner a group is, the dearer its channels get and none
 collapses. Both times the sensitivity of the group.
 
@@ -12,6 +12,9 @@ taylor: saliency alone 0.68 / 0.20, then 0.81 / 0.75; uniform 0.79 / 0.34, then 
 So it rescues the heavy-tailed criterion and costs the other nothing that one seed could show; over `uniform` no gain is
 proved. On a MobileNet (89 %) the three were within 1.2 points of each other after fine-tuning, `uniform` first or level.
 Dividing by the maximum or (taylor) the root mean square, and saliency per MAC saved, were worse than by the mean.
+
+Then the geometric mean in place of the arithmetic one (two seeds, ResNet at 91.7 %, after fine-tuning): taylor 90.9 -> 91.2 at P 0.5
+and 86.0 -> 88.8 at 0.8 (uniform: 91.5 and 89.3); fpgm and bn_scale unchanged; MobileNet taylor 90.2 -> 89.8 at P 0.5.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
+FLOOR = 1e-3  # of the mean magnitude, for the geometric mean
 BALANCE = 0.5  # 0: by saliency alone, 1: by how much of a group is gone alone
 
 
@@ -91,9 +95,15 @@ def leaving_order(group: ChannelGroup, saliency: Floats) -> Indices:
 
 
 def normalised(saliency: Floats) -> Floats:
-    """Saliency over its mean magnitude in the group; ones where all is zero."""
-    mean = float(np.abs(saliency).mean())
-    return saliency / mean if mean > 0.0 else np.ones_like(saliency)
+    """Saliency over the geometric mean of its magnitudes in the group; ones where all is zero.
+
+    Magnitudes count as at least a thousandth of their mean, so that a few dead channels do not stretch the scale.
+    """
+    magnitude = np.abs(saliency)
+    mean = float(magnitude.mean())
+    if mean == 0.0:
+        return np.ones_like(saliency)
+    return np.asarray(saliency / np.exp(np.log(np.maximum(magnitude, FLOOR * mean)).mean()), dtype=np.float64)
 
 
 def _worth(counts: Indices, leaving: Indices, saliency: Floats, target: Target) -> Floats:

@@ -19,8 +19,9 @@ def test_the_worth_of_a_step_by_hand() -> None:
     bundle = Bundle((group("c", 4),), ladder(4, 3, 1))
     made = rank(bundle, {"c": np.array([0.0, 4.0, 8.0, 4.0])}, Target(0.5))
     assert made.leaving[0].tolist() == [0, 3, 1, 2]
-    # first step: saliency 0; second: channels 3 and 1, (1 + 1) / 2, halfway 2 gone to 2 left
-    assert made.worth.tolist() == [0.0, 1.0]
+    # first step: saliency 0; second: channels 3 and 1, both 4 over the geometric mean, halfway 2 gone to 2 left
+    geometric = (0.004 * 4.0 * 8.0 * 4.0) ** 0.25  # the dead channel counts as a thousandth of the mean, 4
+    assert made.worth.tolist() == pytest.approx([0.0, (4.0 / geometric) ** 0.5])
     assert made.kept(1) == {"c": pytest.approx([1, 2, 3])}
     assert made.kept(2)["c"].tolist() == [2]
     assert made.kept(0) == {}
@@ -46,8 +47,11 @@ def test_odds_grow_without_bound() -> None:
     assert odds(np.array([0, 2, 4, 7]), 8).tolist() == [1 / 7, 3 / 5, 5.5 / 2.5]
 
 
-def test_normalised_by_the_mean_magnitude() -> None:
-    assert normalised(np.array([1.0, -3.0])).tolist() == [0.5, -1.5]
+def test_normalised_by_the_geometric_mean_of_magnitudes() -> None:
+    assert normalised(np.array([1.0, -4.0])).tolist() == pytest.approx([0.5, -2.0])
+    # scale does not matter, and a dead channel counts as a thousandth of the mean
+    assert normalised(np.array([10.0, -40.0])).tolist() == pytest.approx([0.5, -2.0])
+    assert normalised(np.array([0.0, 2.0])).tolist() == pytest.approx([0.0, 2.0 / (0.001 * 2.0) ** 0.5])
     assert normalised(np.zeros(3)).tolist() == [1.0, 1.0, 1.0]
 
 
@@ -70,5 +74,6 @@ def test_heavy_tails_collapse_no_group() -> None:
     tail = torch.full((32,), 0.1)
     tail[:2] = 14.5
     widths = counts_of(plan(graph, {"c0": tail, "c1": torch.linspace(0.5, 1.5, 32)}, Target(0.5)).proposal.kept)
-    # worth of the last steps: c0's 22nd (0.1 * 21.5 / 10.5) ** 0.5 = 0.45, c1's 7th (0.69 * 6.5 / 25.5) ** 0.5 = 0.42
-    assert widths == {"c0": 10, "c1": 25}
+    # geometric means 0.136 and 0.955, so the last steps are worth: c0's 13th (0.73 * 12.5 / 19.5) ** 0.5 = 0.69,
+    # c1's 12th (0.90 * 11.5 / 20.5) ** 0.5 = 0.71
+    assert widths == {"c0": 19, "c1": 20}

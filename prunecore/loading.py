@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import pickle
 import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +46,9 @@ def run_named(spec: str, args: Mapping[str, Any]) -> Any:
         except ConfigError:
             raise
         except Exception as fault:  # whatever the user's code raises
-            raise ConfigError(f"{spec} failed: {type(fault).__name__}: {fault}") from fault
+            place_of = traceback.extract_tb(fault.__traceback__)[-1]
+            where = f"{Path(place_of.filename).name}:{place_of.lineno}"
+            raise ConfigError(f"{spec} failed at {where}: {type(fault).__name__}: {fault}") from fault
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -67,7 +70,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"weights {path}: the file holds more than tensors; write it with torch.save(model.state_dict(), file)"
         ) from fault
     except Exception as fault:  # safetensors has an exception of its own, torch several
-        raise ModelError(f"weights {path}: cannot be read: {str(fault).splitlines()[0]}") from fault
+        raise ModelError(
+            f"weights {path}: cannot be read: {str(fault).partition(chr(10))[0] or type(fault).__name__}"
+        ) from fault
     for wrapper in _WRAPPERS:
         found = found[wrapper] if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping) else found
     if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
@@ -91,6 +96,14 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if faults:
         raise ModelError(f"weights {path} do not fit {type(model).__name__}: {'; '.join(faults)}")
     model.load_state_dict(given)
+
+
+def absolute(spec: str) -> str:
+    """`path/to/file.py:name`, or a file, with the path made absolute, so that it means the same from any directory."""
+    place, colon, name = spec.rpartition(":")
+    if place.endswith(".py") and Path(place).is_file():
+        return f"{Path(place).resolve()}{colon}{name}"
+    return str(Path(spec).resolve()) if Path(spec).suffix and Path(spec).is_file() else spec
 
 
 def example_inputs(shape: Sequence[int] | Sequence[Sequence[int]]) -> ExampleInputs:

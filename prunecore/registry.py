@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 import pluggy
@@ -128,6 +129,19 @@ def options_of(choice: Choice) -> tuple[BaseModel | None, list[str]]:
     except ValidationError as error:
         known = listing(options_class.model_fields)
         return None, [f"{line}; {choice.name} knows: {known}" for line in faults_of(error, choice.where)]
+
+
+def settled(choice: Choice) -> Choice:
+    """The choice with every path of its options made absolute, so that `config.yaml` means the same from any directory."""
+    options, _ = options_of(choice)
+    if options is None:
+        return choice
+    paths = {name: value for name, value in options if isinstance(value, Path) and name in options.model_fields_set}
+    named = {name: value for name, value in options if isinstance(value, str) and name in options.model_fields_set}
+    changed = {n: str(v.resolve()) for n, v in paths.items()} | {
+        n: v for n, v in named.items() if v != choice.section.get(n)
+    }
+    return replace(choice, section={**choice.section, **changed})
 
 
 def joined(faults: Sequence[str]) -> str:

@@ -31,8 +31,8 @@ def test_code_that_cannot_be_called_is_one_line(tmp_path, monkeypatch):
         "nets:build": r"module 'nets' is not installed; give the file: nets\.py",
         "gone.py:build": r"there is no file gone\.py",
         "nets.py:biuld": r"nets\.py has no callable 'biuld'; it has: build",
-        "nets.py:build": r"nets\.py:build failed: ValueError: too small",
-        "bad.py:build": r"bad\.py:build failed: ModuleNotFoundError",
+        "nets.py:build": r"nets\.py:build failed at nets\.py:2: ValueError: too small",
+        "bad.py:build": r"bad\.py:build failed at .*: ModuleNotFoundError",
     }.items():
         with pytest.raises(ConfigError, match=message):
             run_named(spec, {})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from prunecore.cli.sources import choice_of, is_run, loaded_of
+from prunecore.cli.sources import choice_of, is_run, loaded_of, refuse_options
 
 
 @click.command("eval")
@@ -25,6 +25,7 @@ def command(source: str, data: str | None, device: str, weights: Path | None, as
 
     choice = choice_of("task", data) if data is not None else None
     if is_run(source):
+        refuse_options({"--weights": weights, "--set": assignments or None})
         parsed = api.parsed_of(Path(source))
         choice = choice or next((c for c in parsed.choices if c.role == "task"), None)
         model, settings = api.load(source), parsed.config.evaluation

@@ -92,5 +92,6 @@ def _default_directory(settings: dict[str, Any], *, demo: bool) -> Path:
         return free_directory(Path("prune-demo"))
     model = settings.get("model")
     spec = model if isinstance(model, str) else str((model or {}).get("spec") or (model or {}).get("source") or "model")
-    name = Path(spec.rpartition(":")[2] or "model").stem
+    place, _, name = spec.rpartition(":")
+    name = Path(place.rpartition(":")[2]).stem if place.endswith(".py") else Path(name or "model").stem
     return free_directory(Path("prune-runs") / f"{name}-{str(settings.get('algorithm', 'l2norm')).lower()}")

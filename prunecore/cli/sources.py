@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,15 @@ if TYPE_CHECKING:
 def is_run(text: str) -> bool:
     """Whether `text` is the directory of a run."""
     return (Path(text) / "config.yaml").is_file()
+
+
+def refuse_options(options: Mapping[str, object]) -> None:
+    """ConfigError for options that mean nothing for a RUN, which has its own network and settings."""
+    from prunecore.errors import ConfigError
+
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise ConfigError(f"{', '.join(given)}: for a MODEL only; a RUN has its own network and settings")
 
 
 def choice_of(role: str, spec: str, assignments: Sequence[str] = ()) -> Choice:

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import click
 
-from prunecore.cli.sources import is_run, loaded_of
+from prunecore.cli.sources import is_run, loaded_of, refuse_options
 
 
 @click.command("verify")
 @click.argument("source", metavar="RUN|MODEL")
-@click.option("-P", "reduce", type=float, default=0.5, show_default=True, help="Size of the trial cut of a MODEL.")
+@click.option("-P", "reduce", type=float, help="Reduction of the trial cut of a MODEL; default: 0.5.")
 @click.option("--graph", default=None, help="Graph engine for the trial cut.")
 @click.option("--weights", type=click.Path(path_type=Path), help="State dict for MODEL.")
 @click.option("--set", "assignments", multiple=True, metavar="K=V", help="Option of the loader.")
 @click.option("--seed", type=int, default=0, show_default=True)
 def command(
-    source: str, reduce: float, graph: str | None, weights: Path | None, assignments: tuple[str, ...], seed: int
+    source: str, reduce: float | None, graph: str | None, weights: Path | None, assignments: tuple[str, ...], seed: int
 ) -> None:
     """Prove that the cut of a run, or a trial cut of a network, computes what the masked network computes."""
     from dataclasses import asdict
@@ -27,6 +27,7 @@ def command(
     from prunecore.surgery import apply_recipe, certify, load_recipe
 
     if is_run(source):
+        refuse_options({"-P": reduce, "--graph": graph, "--weights": weights, "--set": assignments or None})
         loaded = api.load_original(Path(source))
         original, recipe = api.original_of(loaded), load_recipe(Path(source) / "recipe.json")
         certificate = certify(original, apply_recipe(original, recipe), recipe, loaded.inputs, seed=seed)
@@ -34,7 +35,14 @@ def command(
     else:
         loaded = loaded_of(source, weights, assignments)
         engine = graph or api.DEFAULT_GRAPH
-        pruned = api.prune(loaded.model, loaded.inputs, algo="random", reduce=reduce, seed=seed, graph=engine)
+        pruned = api.prune(
+            loaded.model,
+            loaded.inputs,
+            algo="random",
+            reduce=0.5 if reduce is None else reduce,
+            seed=seed,
+            graph=engine,
+        )
         certificate = pruned.certificate
         click.echo(f"trial cut: size {pruned.size:.4f}, {len(pruned.unprunable)} modules left whole")
         for item in pruned.unprunable:

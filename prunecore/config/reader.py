@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from prunecore.config.schema import RunConfig, TargetSection
 from prunecore.errors import ConfigError, nearest
-from prunecore.registry import ALIASES, Choice, faults_of, find, has_hook, installed, joined, options_of
+from prunecore.registry import ALIASES, Choice, faults_of, find, has_hook, installed, joined, options_of, settled
 
 DEFAULT_CRITERION = "taylor"
 
@@ -86,6 +86,7 @@ def parse(settings: Mapping[str, Any]) -> Parsed:
         choices, criterion, more = _choices(config)
         faults += more
         faults += [fault for choice in choices for fault in options_of(choice)[1]]
+        choices = [settled(choice) for choice in choices]
     if config is None or faults:
         raise ConfigError(joined(faults))
     return Parsed(config, tuple(choices), criterion)

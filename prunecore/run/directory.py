@@ -70,7 +70,11 @@ def prepare(path: Path, *, resume: bool) -> Path:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the directory: a second process gets one line. The kernel drops the lock with its holder, so none is stale."""
-    with (path / LOCK).open("a+") as file:
+    try:
+        opened = (path / LOCK).open("a+")
+    except OSError as error:
+        raise RunDirectoryError(f"{path}: cannot be written: {error.strerror}; choose another --out") from error
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

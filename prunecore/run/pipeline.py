@@ -100,6 +100,7 @@ def run(parsed: Parsed, out: Path, *, listeners: Sequence[Any] = (), resume: boo
     target = config.target.target()
     schedule = check_schedule(hook.prune_schedule(target=target), target)
     bench = bench_of(hook, loaded.model, loaded.inputs, target, seed=config.seed, task=task, device=config.device)
+    try_one_batch(loaded, task, config, emit)
 
     out = files.prepare(out, resume=resume)
     with files.locked(out):
@@ -132,9 +133,27 @@ def run(parsed: Parsed, out: Path, *, listeners: Sequence[Any] = (), resume: boo
         return save(it, chosen, outcome, out)
 
 
+def try_one_batch(loaded: LoadedModel, task: Task, config: RunConfig, emit: Emit) -> None:
+    """What does not fit (network and data, outputs and classes) is refused before anything is written."""
+    evaluate(
+        loaded.model,
+        task.validation,
+        task,
+        config.evaluation.model_copy(update={"max_batches": 1}),
+        device=config.device,
+    )
+    item, traced = task.validation[0][0], next(iter(loaded.inputs.args), None)
+    if isinstance(item, torch.Tensor) and isinstance(traced, torch.Tensor) and item.shape != traced.shape[1:]:
+        text = f"MACs are counted at {tuple(traced.shape[1:])}, the data are {tuple(item.shape)}: give model.size or data.size"
+        emit({"event": "warning", "text": text})
+
+
 def config_text(parsed: Parsed) -> str:
     """The resolved configuration as YAML."""
     settings = parsed.config.model_dump(mode="json")
+    for choice in parsed.choices:
+        if choice.role in {"loader", "task"}:  # with paths that mean the same from any directory
+            settings["model" if choice.role == "loader" else "data"] = {"kind": choice.name, **choice.section}
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 

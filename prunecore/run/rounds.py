@@ -189,10 +189,14 @@ def bench_of(
 ) -> Bench:
     """The bench of a run that starts from `model`; TargetError where the target is out of reach."""
     graph, original = trace(hook, model, inputs), count(model, inputs)
+    whole = measured(model, inputs, original, target.measure)
+    if not whole:
+        raise ModelError(
+            f"the network has no {target.measure} to remove: no convolution, linear or recurrent layer was found"
+        )
     reach = reachable(graph, target)
     if target.measure != "ptflops":  # MACs stand in for it here: limits are checked, the range is found while planning
         reach.require(target.reduce)
-    whole = measured(model, inputs, original, target.measure)
     return Bench(hook, inputs, target, original, whole, seed, task, device, graph.widths)
 
 

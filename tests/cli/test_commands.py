@@ -255,3 +255,28 @@ def test_resume_takes_no_other_settings(finished: Path) -> None:
     done = prune("run", "--resume", "out", "-P", "0.8", "--set", "training.epochs=9", cwd=finished)
     assert done.returncode == 2
     assert done.stderr == ("Error: --resume goes on with the run's own settings; drop -P, --set, or start a new run\n")
+
+
+def test_a_run_of_files_is_used_from_any_directory_and_refuses_options_that_mean_nothing(tmp_path: Path) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir()
+    elsewhere.mkdir()
+    (here / "net.py").write_text(NAN_NET.replace("VALUE", "1.0"))
+    quick = ("--set", "training.epochs=0", "--set", "control=none", "--set", "model.inputs=[1,1,16,16]")
+    done = prune("run", "--model", "python:net.py:build", "--data", "digits", *quick, "-P", "0.2", cwd=here)
+    assert done.returncode == 0, done.stderr
+    run = here / "prune-runs" / "net-l2norm"
+    assert prune("verify", str(run), cwd=elsewhere).stdout.startswith("certificate: verified")
+    refused = prune("verify", str(run), "-P", "0.3", cwd=elsewhere)
+    assert refused.returncode == 2
+    assert refused.stderr == "Error: -P: for a MODEL only; a RUN has its own network and settings\n"
+    assert prune("eval", str(run), "--weights", "x.pth", cwd=elsewhere).returncode == 2
+
+
+def test_outputs_that_do_not_fit_the_classes_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(NAN_NET.replace("VALUE", "1.0").replace("nn.Linear(8, 10)", "nn.Linear(8, 3)"))
+    flags = ("--model", "python:net.py:build", "--set", "model.inputs=[1,1,16,16]", "--data", "digits")
+    done = prune("run", *flags, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "classes" in done.stderr
+    assert [p.name for p in tmp_path.iterdir() if p.name != "__pycache__"] == ["net.py"]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 from torch import nn
 
 from prunecore import ConfigError, LoadedModel, ModelError, hookimpl
 from prunecore.errors import listing
-from prunecore.loading import example_inputs, load_weights, run_named
+from prunecore.loading import absolute, example_inputs, load_weights, run_named
 
 
 class PythonLoader:
@@ -25,7 +25,7 @@ class PythonLoader:
 
         model_config = ConfigDict(frozen=True, extra="forbid")
 
-        source: str
+        source: Annotated[str, AfterValidator(absolute)]
         args: dict[str, Any] = {}
         weights: Path | None = None
         size: tuple[int, int] = (224, 224)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import nn
 
 from prunecore import ConfigError, LoadedModel, ModelError, hookimpl
 from prunecore.errors import listing, nearest
-from prunecore.loading import example_inputs, load_weights
+from prunecore.loading import absolute, example_inputs, load_weights
 
 _VIDEO = (3, 16, 112, 112)
 _IMAGE_SIZES = {"inception_v3": (299, 299)}
@@ -30,7 +30,7 @@ class TorchvisionLoader:
         model_config = ConfigDict(frozen=True, extra="forbid")
 
         source: str
-        weights: str | None = None
+        weights: Annotated[str, AfterValidator(absolute)] | None = None
         num_classes: int | None = Field(default=None, ge=1)
         args: dict[str, Any] = {}
         size: tuple[int, int] | None = None

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from prunecore import Task
 
 COLUMNS = ("path", "label", "is_val")
+_VALIDATION = {"true": True, "1": True, "false": False, "0": False}
 _SHOWN = 10
 
 
@@ -26,7 +27,7 @@ class Row:
     number: int
     path: Path
     label: str
-    validation: bool
+    validation: bool | None
 
 
 class CSVImagesTask:
@@ -91,7 +92,9 @@ def raise_faults(table: Path, rows: list[Row], num_classes: int | None) -> None:
     """DataError that lists the first ten lines at fault; nothing where there are none."""
     faults = [f"line {r.number}: {fault}" for r in rows for fault in _faults(r, num_classes)]
     for validation, part in ((False, "train"), (True, "validation")):
-        if not any(r.validation is validation for r in rows):
+        if not rows:
+            faults.append(f"no {part} line: the table is empty")
+        elif not any(r.validation is validation for r in rows):
             faults.append(f"no {part} line: is_val is {'False' if validation else 'True'} everywhere")
     if faults:
         more = [f"and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
@@ -100,11 +103,13 @@ def raise_faults(table: Path, rows: list[Row], num_classes: int | None) -> None:
 
 def _row(number: int, directory: Path, line: dict[str, str | None]) -> Row:
     path, label, validation = ((line[c] or "").strip() for c in COLUMNS)
-    return Row(number, directory / path, label, validation.lower() in ("true", "1"))
+    return Row(number, directory / path, label, _VALIDATION.get(validation.lower()))
 
 
 def _faults(row: Row, num_classes: int | None) -> list[str]:
     faults = []
+    if row.validation is None:
+        faults.append("is_val is neither True, 1, False nor 0")
     if not row.label.lstrip("-").isdecimal():
         faults.append(f"class {row.label!r} is not an integer")
     elif int(row.label) < 0 or (num_classes is not None and int(row.label) >= num_classes):

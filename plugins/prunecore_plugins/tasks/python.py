@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from prunecore import DataError, Task, hookimpl
-from prunecore.loading import run_named
+from prunecore.loading import absolute, run_named
 
 
 class PythonTask:
@@ -18,7 +18,7 @@ class PythonTask:
 
         model_config = ConfigDict(frozen=True, extra="forbid")
 
-        source: str
+        source: Annotated[str, AfterValidator(absolute)]
         args: dict[str, Any] = {}
 
     def __init__(self, options: Options) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from prunecore import DependencyGraph, ExampleInputs, GraphBuilder, ModelError, hookimpl
+from prunecore.errors import listing
 from prunecore.graph import OpRule
 from prunecore_plugins.graphs.labels.call import tensors_in
 from prunecore_plugins.graphs.labels.restore import Originals, evaluation, hooked, plain_kernels, training_branches
@@ -37,8 +38,19 @@ class LabelGraph:
                     _try_branches(model, inputs, trace)
         finally:
             originals.put_back()
+        refuse_branches(model, trace)
         trace.finish()
         return builder.build()
+
+
+def refuse_branches(model: nn.Module, trace: Trace) -> None:
+    """A forward that decides by its data, and leaves parameters out that another input may reach, cannot be followed."""
+    missed = [name for name, _ in model.named_parameters() if name not in trace.reached]
+    if trace.decided is not None and missed:
+        raise ModelError(
+            f"the forward decides by its data (bool() or item() of a tensor in {trace.decided}) and does not reach "
+            f"{listing(missed, most=3)} on the example inputs; make the branch a module of its own, or give inputs that reach it"
+        )
 
 
 def _run(model: nn.Module, inputs: ExampleInputs, trace: Trace, mode: AbstractContextManager[None]) -> None:

@@ -21,6 +21,8 @@ from prunecore_plugins.graphs.labels.rules.pointwise import pointwise
 Rule = Callable[[Call], Any]
 
 _KEY = "_prunecore_labels"
+# bool(tensor), int(tensor), tensor.item()
+_READS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
 _NOTHING = Info()
 
 
@@ -44,6 +46,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.costs = True
         self.reached: set[str] = set()
         self.hidden: list[Indices] = []
+        self.decided: str | None = None  # the module in which Python read a number off the data
 
     # ------------------------------------------------------------ modules
 
@@ -161,6 +164,8 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             rule = self._found[func] = self._rule(func)
         if func._schema.is_mutable:
             self._originals.guard(func, args, kwargs)
+        if func in _READS and _KEY in args[0].__dict__ and not self.info(args[0]).leaf:
+            self.decided = self.decided or self.module or "the network itself"
         if rule is None:
             return self._unknown(func, args, kwargs)
         out = func(*args, **kwargs)

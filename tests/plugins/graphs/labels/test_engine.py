@@ -156,3 +156,20 @@ def test_inputs_of_any_batch_cost_the_same() -> None:
     one, four = (trace(Sorted(), ExampleInputs((torch.randn(n, 3, 4, 4),))) for n in (1, 4))
     assert one.ops == four.ops
     assert np.prod([op.scale for op in one.ops]) == 16**3
+
+
+class Deciding(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.f = (nn.Conv2d(i, o, 1) for i, o in ((3, 8), (8, 8), (8, 8), (8, 2)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x).relu()
+        return self.f(self.b(y) if y.mean() > 1e9 else self.c(y))
+
+
+def test_a_forward_that_decides_by_its_data_is_refused_with_what_it_leaves_out() -> None:
+    with pytest.raises(
+        ModelError, match=r"decides by its data \(.*in the network itself\) and does not reach b\.weight, b\.bias"
+    ):
+        trace(Deciding(), image())

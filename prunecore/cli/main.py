@@ -16,6 +16,7 @@ COMMANDS = {
     "run": "Prune a network: cut, prove, repair, fine-tune, report.",
     "init": "Write a commented Pruning.yaml.",
     "plugins": "List what is installed, from which distribution, with its hooks.",
+    "doctor": "Show what of a network can be cut, what cannot and why, and the reachable range.",
     "verify": "Prove that the cut of a run, or a trial cut of a network, is right.",
     "eval": "Evaluate a run's network, or any network, on a task.",
 }

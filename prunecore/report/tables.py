@@ -15,6 +15,11 @@ def plain_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     )
 
 
+def bar(value: int, largest: int, *, width: int = 24) -> str:
+    """A bar of up to `width` blocks, at least one."""
+    return "█" * max(1, round(width * value / max(largest, 1)))
+
+
 def spell_count(value: float) -> str:
     """`1.23 M`, `4.1 G`: a count with a unit of thousands."""
     for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):

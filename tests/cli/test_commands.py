@@ -280,3 +280,17 @@ def test_outputs_that_do_not_fit_the_classes_are_refused_before_anything_is_writ
     assert done.returncode == 1
     assert "classes" in done.stderr
     assert [p.name for p in tmp_path.iterdir() if p.name != "__pycache__"] == ["net.py"]
+
+
+def test_doctor_shows_groups_reach_and_what_stays(tmp_path: Path) -> None:
+    report = json.loads(prune("doctor", "demo", "--json", "--skip", "blocks.1.conv1", cwd=tmp_path).stdout)
+    widths = {g["group"]: g["channels"] for g in report["groups"] if g["frozen"] is None}
+    assert widths["stem.0"] == 24
+    assert widths["blocks.2.conv1"] == 96
+    assert {"module": "head", "reason": "network output"} in report["unprunable"]
+    assert 0.5 < report["reach"]["macs"]["at_most"] < 1
+    assert report["reach"]["params"]["whole"] == 173842
+    assert any("blocks.1.conv1" in limit for limit in report["reach"]["macs"]["limits"])
+    text = prune("doctor", "demo", cwd=tmp_path).stdout
+    assert "stem.0" in text
+    assert "can go" in text

@@ -27,5 +27,7 @@ def test_a_task_from_the_users_file(tmp_path):
     assert (task.name, len(task.train)) == ("own", 7)
     with pytest.raises(DataError, match=r"returned a int, expected a prunecore\.Task"):
         PythonTask(PythonTask.Options(source=f"{tmp_path}/mine.py:other")).prune_task()
-    with pytest.raises(ConfigError, match=r"make failed at loading\.py:\d+: TypeError: .*unexpected keyword argument 'size'"):
+    with pytest.raises(
+        ConfigError, match=r"make failed at loading\.py:\d+: TypeError: .*unexpected keyword argument 'size'"
+    ):
         PythonTask(PythonTask.Options(source=f"{tmp_path}/mine.py:make", args={"size": 7})).prune_task()

@@ -1,0 +1,200 @@
+"""Every torchvision network and one of each timm family: cut half of the MACs, certify, or say what stopped it.
+
+    python tests/zoo/sweep.py torchvision [--cache DIR] [--write] [--only GLOB]
+    python tests/zoo/sweep.py timm        [--cache DIR] [--write] [--only GLOB]
+
+Each network runs in a process of its own with a limit (`--seconds`, wall clock); random weights, engine `labels`, random criterion.
+Verdicts: `certified` (size within 0.005 of 0.5), `certified, less` (as much as can go), `refused` (with the reason), `slow`. Beside it
+whether Torch-Pruning's own pruner, ratio 0.5, gives a network that still runs. A network whose row is in the cache is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import fnmatch
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PAGE = Path(__file__).parents[2] / "docs" / "zoo.md"
+SIZES = {
+    "inception_v3": 96,
+    "googlenet": 96,
+    "raft_small": 128,
+    "raft_large": 128,
+    "squeezenet1_0": 96,
+    "squeezenet1_1": 96,
+}
+
+
+def names_of(library: str) -> list[str]:
+    if library == "torchvision":
+        from torchvision.models import list_models
+
+        return [n for n in list_models() if not n.startswith("quantized_")]
+    import timm
+
+    families: dict[str, str] = {}
+    for module in timm.list_modules():
+        models = timm.list_models(module=module)
+        if models:
+            families[module] = min(models, key=lambda n: (len(n), n))
+    return sorted(set(families.values()))
+
+
+def build(library: str, name: str) -> tuple[torch.nn.Module, Any]:
+    torch.manual_seed(0)
+    if library == "timm":
+        import timm
+
+        model = timm.create_model(name).eval()
+        size = model.default_cfg["input_size"] if model.default_cfg.get("fixed_input_size") else (3, 64, 64)
+        return model, (torch.randn(1, *size),)
+    from torchvision import models
+
+    detection = name in models.list_models(module=models.detection)
+    backbone = {"weights_backbone": None} if detection or name in models.list_models(module=models.segmentation) else {}
+    quiet = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    model = models.get_model(name, weights=None, **backbone, **quiet).eval()
+    if name in models.list_models(module=models.video):
+        return model, (torch.randn(1, 3, 16, 224, 224) if "mvit" in name else torch.randn(1, 3, 8, 64, 64),)
+    if detection:
+        return model, ([torch.rand(3, 128, 128)],)
+    if name.startswith("raft"):
+        return model, (torch.randn(1, 3, 128, 128), torch.randn(1, 3, 128, 128))
+    fixed = name.startswith(("vit_", "maxvit", "swin_v2"))
+    size = 224 if fixed else SIZES.get(name, 64)
+    return model, (torch.randn(1, 3, size, size),)
+
+
+def ours(model: torch.nn.Module, inputs: Any) -> dict[str, Any]:
+    import prunecore
+    from prunecore.planning import reachable
+    from prunecore.types import Target
+
+    start = time.process_time()
+    try:
+        reduce = 0.5
+        graph = prunecore.trace(model, inputs)
+        reach = reachable(graph, Target(0.0))
+        if reach.smallest > 0.5:
+            reduce = 1 - reach.smallest
+        pruned = prunecore.prune(model, inputs, algo="random", reduce=max(reduce - 1e-6, 0.0) if reduce < 0.5 else 0.5)
+    except prunecore.PrunecoreError as error:
+        return {
+            "verdict": "refused",
+            "reason": str(error).splitlines()[0][:200],
+            "seconds": time.process_time() - start,
+        }
+    hit = abs(pruned.size - 0.5) <= 0.005
+    reasons = "; ".join(dict.fromkeys(u.reason for u in pruned.unprunable if u.reason != "network output"))
+    return {
+        "verdict": "certified" if hit else "certified, less",
+        "size": pruned.size,
+        "error": pruned.certificate.max_abs_error,
+        "reason": "" if hit else reasons[:200],
+        "seconds": time.process_time() - start,
+    }
+
+
+def peer(model: torch.nn.Module, inputs: Any) -> str:
+    import torch_pruning as tp
+
+    cut = copy.deepcopy(model)
+    heads = [m for m in cut.modules() if isinstance(m, torch.nn.Linear)][-1:]
+    try:
+        importance = tp.importance.GroupMagnitudeImportance(p=2)
+        pruner = tp.pruner.BasePruner(cut, inputs, importance=importance, pruning_ratio=0.5, ignored_layers=heads)
+        pruner.step()
+        with torch.no_grad():
+            cut.eval()(*inputs)
+    except Exception as error:
+        return f"fails: {type(error).__name__}"
+    before, after = (sum(p.numel() for p in m.parameters()) for m in (model, cut))
+    return "runs" if after < before else "cuts nothing"
+
+
+def one(library: str, name: str, *, of_peer: bool) -> None:
+    model, inputs = build(library, name)
+    if of_peer:
+        print(json.dumps({"peer": peer(model, inputs)}))
+    else:
+        print(json.dumps(ours(model, inputs)))
+
+
+def run(library: str, name: str, seconds: int, *, of_peer: bool) -> dict[str, Any]:
+    command = [sys.executable, __file__, library, "--one", name, *(["--peer"] if of_peer else [])]
+    limit = 16 * 2**30
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+        )
+    except subprocess.TimeoutExpired:
+        return {"peer": "slow"} if of_peer else {"verdict": "slow", "reason": f"over {seconds} s", "seconds": seconds}
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if lines:
+        found: dict[str, Any] = json.loads(lines[-1])
+        return found
+    fault = (done.stderr.strip().splitlines() or ["died"])[-1][:200]
+    return {"peer": "fails: died"} if of_peer else {"verdict": "CRASHED", "reason": fault, "seconds": 0.0}
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    lines = ["| network | verdict | size | CPU s | Torch-Pruning | what stays, or why |", "|---|---|---|---|---|---|"]
+    for name, row in sorted(rows.items()):
+        size = f"{row['size']:.3f}" if "size" in row else "-"
+        reason = row.get("reason", "").replace("|", "/")
+        lines.append(f"| {name} | {row['verdict']} | {size} | {row['seconds']:.1f} | {row['peer']} | {reason} |")
+    counts: dict[str, int] = {}
+    for row in rows.values():
+        counts[row["verdict"]] = counts.get(row["verdict"], 0) + 1
+    summary = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
+    peers = sum(row["peer"] == "runs" for row in rows.values())
+    return f"{len(rows)} networks: {summary}. Torch-Pruning: {peers} run after its cut.\n\n" + "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("library", choices=("torchvision", "timm"))
+    parser.add_argument("--cache", type=Path, default=Path("build/zoo"))
+    parser.add_argument("--only", default="*")
+    parser.add_argument("--seconds", type=int, default=120)
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--peer", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        one(options.library, options.one, of_peer=options.peer)
+        return
+    options.cache.mkdir(parents=True, exist_ok=True)
+    path = options.cache / f"{options.library}.json"
+    rows: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}
+    for name in names_of(options.library):
+        if name in rows or not fnmatch.fnmatch(name, options.only):
+            continue
+        mine = run(options.library, name, options.seconds, of_peer=False)
+        rows[name] = {**mine, **run(options.library, name, options.seconds, of_peer=True)}
+        print(name, json.dumps(rows[name]), flush=True)
+        path.write_text(json.dumps(rows, indent=1))
+    if options.write:
+        begin, end = f"<!-- {options.library}: begin -->", f"<!-- {options.library}: end -->"
+        text = PAGE.read_text()
+        PAGE.write_text(text[: text.index(begin) + len(begin)] + f"\n\n{table(rows)}\n\n" + text[text.index(end) :])
+
+
+if __name__ == "__main__":
+    main()

@@ -31,10 +31,10 @@ class DefaultTraining:
 
     def __init__(
         self,
-        settings: Mapping[Phase, TrainingSettings],
+        settings: Mapping[str, TrainingSettings],
         *,
         device: str,
-        scratch: Callable[[str], Path | None],
+        scratch: Callable[[str], Path],
         emit: Callable[[Mapping[str, Any]], None],
     ) -> None:
         self._settings = settings

@@ -25,7 +25,7 @@ from prunecore.run.loading import check_forward, load_model, load_task
 from prunecore.run.result import Outcome, result_of
 from prunecore.run.rounds import Analysis, Bench, Workshop, apply, bench_of, cut, propose, trace, unprunable_of
 from prunecore.run.search import DefaultSearch, Problem, check_schedule, drive
-from prunecore.run.stages import Snapshot, Stages
+from prunecore.run.stages import Snapshot, Stages, scratch_file
 from prunecore.surgery import apply_recipe, compensate, compose, recipe_from_dict, recipe_to_dict
 from prunecore.training import as_example, batches, derive_seed, evaluate, recalibrate, resolve_device, seeded
 from prunecore.types import (
@@ -67,6 +67,10 @@ class Run:
     def target(self) -> Target:
         return self.bench.target
 
+    def rebuild(self, recipe: Recipe) -> nn.Module:
+        """The network as loaded, cut as `recipe` says."""
+        return apply_recipe(self.loaded.model, recipe)
+
 
 def run(parsed: Parsed, out: Path, *, listeners: Sequence[Any] = (), resume: bool = False) -> dict[str, Any]:
     """Carry out a run in `out` and return what `result.json` holds.
@@ -74,26 +78,48 @@ def run(parsed: Parsed, out: Path, *, listeners: Sequence[Any] = (), resume: boo
     Everything that can be refused is refused before `out` is made. Raises PrunecoreError.
     """
     started = time.monotonic()
-    scratch: list[Stages] = []
-    manager = build_manager(parsed.choices, defaults=(DefaultSearch(), DefaultSurgery()))
-    for listener in listeners:
-        manager.register(listener)
+    settled, schedule = settle(parsed, out, listeners)
+    out = files.prepare(out, resume=resume)
+    with files.locked(out):
+        if not resume:
+            write_text(out / files.CONFIG, config_text(parsed))
+        it = dataclasses.replace(settled, stages=Stages(out, settled.rebuild))
+        start = baseline(it)
+        chosen, unprunable, candidates = search(it, start, schedule)
+        outcome = Outcome(
+            algorithm=next(c.name for c in parsed.choices if c.role == "algorithm"),
+            criterion=parsed.criterion,
+            target=it.target,
+            before=start.cost,
+            after=chosen.cost,
+            size=chosen.size,
+            size_total=size_total(it.loaded, chosen, it.target),
+            stages=chosen.stages,
+            certificate=chosen.certificate or Certificate(False, 0.0, (), "float64", ("nothing was cut",)),
+            unprunable=unprunable,
+            notes=chosen.notes,
+            recipe=chosen.recipe,
+            ledger={"candidates": candidates, "rounds": len(schedule)},
+            control=control_of(it, start),
+            seconds=time.monotonic() - started,
+            seed=it.config.seed,
+            provenance=it.loaded.provenance,
+        )
+        return save(it, chosen, outcome, out)
+
+
+def settle(parsed: Parsed, out: Path, listeners: Sequence[Any]) -> tuple[Run, tuple[float, ...]]:
+    """Plugins, network, task, bench and schedule, checked against each other. Nothing is written; stages are not kept yet."""
+    config = parsed.config
+    manager = build_manager(parsed.choices, defaults=(DefaultSearch(), DefaultSurgery(), *listeners))
+    hook = manager.hook
 
     def emit(event: Mapping[str, Any]) -> None:
-        manager.hook.prune_event(event=event)
+        hook.prune_event(event=event)
 
-    training = DefaultTraining(
-        {
-            "training": parsed.config.training,
-            **({"pretraining": parsed.config.pretraining} if parsed.config.pretraining else {}),
-        },
-        device=parsed.config.device,
-        scratch=lambda name: scratch[0].scratch(name),
-        emit=emit,
-    )
-    manager.register(training)
-    resolve_device(parsed.config.device)
-    config, hook = parsed.config, manager.hook
+    phases = {"training": config.training, "pretraining": config.pretraining or config.training}
+    manager.register(DefaultTraining(phases, device=config.device, scratch=lambda n: scratch_file(out, n), emit=emit))
+    resolve_device(config.device)
     loaded = load_model(hook, config.model.kind, seed=config.seed)
     check_forward(loaded.model, loaded.inputs)
     task, search_data = load_task(hook, fraction=config.search_fraction, seed=config.seed)
@@ -101,36 +127,8 @@ def run(parsed: Parsed, out: Path, *, listeners: Sequence[Any] = (), resume: boo
     schedule = check_schedule(hook.prune_schedule(target=target), target)
     bench = bench_of(hook, loaded.model, loaded.inputs, target, seed=config.seed, task=task, device=config.device)
     try_one_batch(loaded, task, config, emit)
-
-    out = files.prepare(out, resume=resume)
-    with files.locked(out):
-        if not resume:
-            write_text(out / files.CONFIG, config_text(parsed))
-        scratch.append(Stages(out, lambda recipe: apply_recipe(loaded.model, recipe)))
-        it = Run(config, hook, loaded, task, search_data, bench, scratch[0], emit)
-        start = baseline(it)
-        chosen, unprunable, candidates = search(it, start, schedule)
-        control = control_of(it, start)
-        outcome = Outcome(
-            algorithm=next(c.name for c in parsed.choices if c.role == "algorithm"),
-            criterion=parsed.criterion,
-            target=target,
-            before=start.cost,
-            after=chosen.cost,
-            size=chosen.size,
-            size_total=size_total(loaded, chosen, target),
-            stages=chosen.stages,
-            certificate=chosen.certificate or Certificate(False, 0.0, (), "float64", ("nothing was cut",)),
-            unprunable=unprunable,
-            notes=chosen.notes,
-            recipe=chosen.recipe,
-            seconds=time.monotonic() - started,
-            ledger={"candidates": candidates, "rounds": len(schedule)},
-            control=control,
-            seed=parsed.config.seed,
-            provenance=loaded.provenance,
-        )
-        return save(it, chosen, outcome, out)
+    it = Run(config, hook, loaded, task, search_data, bench, Stages(None, lambda recipe: loaded.model), emit)
+    return it, schedule
 
 
 def try_one_batch(loaded: LoadedModel, task: Task, config: RunConfig, emit: Emit) -> None:

@@ -69,9 +69,10 @@ class Stages:
         self.journal.append({"event": "value", "name": name, "data": dict(data)})
         return data
 
-    def scratch(self, name: str) -> Path | None:
-        """A file for the inside of a stage (optimiser state between epochs), or None where nothing is kept."""
-        return self._directory / "checkpoints" / f"{_slug(name)}.partial.pt" if self._directory else None
+
+def scratch_file(directory: Path, name: str) -> Path:
+    """A file for the inside of a stage (optimiser state between epochs); gone once the stage is recorded."""
+    return directory / "checkpoints" / f"{_slug(name)}.partial.pt"
 
 
 def _slug(name: str) -> str:

@@ -1,11 +1,12 @@
 """Every torchvision network and one of each timm family: cut half of the MACs, certify, or say what stopped it.
 
-    python tests/zoo/sweep.py torchvision [--cache DIR] [--write] [--only GLOB]
-    python tests/zoo/sweep.py timm        [--cache DIR] [--write] [--only GLOB]
+    python tests/zoo/sweep.py torchvision [--cache DIR] [--only GLOB]
+    python tests/zoo/sweep.py timm        [--cache DIR] [--only GLOB]
 
 Each network runs in a process of its own with a limit (`--seconds`, wall clock); random weights, engine `labels`, random criterion.
 Verdicts: `certified` (size within 0.005 of 0.5), `certified, less` (as much as can go), `refused` (with the reason), `slow`. Beside it
-whether Torch-Pruning's own pruner, ratio 0.5, gives a network that still runs. A network whose row is in the cache is not run again.
+whether Torch-Pruning's own pruner, ratio 0.5, gives a network that still runs. A network whose row is in the cache is not run again. A table
+is printed at the end.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from typing import Any
 
 import torch
 
-PAGE = Path(__file__).parents[2] / "docs" / "zoo.md"
 SIZES = {
     "inception_v3": 96,
     "googlenet": 96,
@@ -173,7 +173,6 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("build/zoo"))
     parser.add_argument("--only", default="*")
     parser.add_argument("--seconds", type=int, default=120)
-    parser.add_argument("--write", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--peer", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -190,10 +189,7 @@ def main() -> None:
         rows[name] = {**mine, **run(options.library, name, options.seconds, of_peer=True)}
         print(name, json.dumps(rows[name]), flush=True)
         path.write_text(json.dumps(rows, indent=1))
-    if options.write:
-        begin, end = f"<!-- {options.library}: begin -->", f"<!-- {options.library}: end -->"
-        text = PAGE.read_text()
-        PAGE.write_text(text[: text.index(begin) + len(begin)] + f"\n\n{table(rows)}\n\n" + text[text.index(end) :])
+    print(table(rows))
 
 
 if __name__ == "__main__":

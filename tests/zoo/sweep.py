@@ -5,8 +5,8 @@
 
 Each network runs in a process of its own with a limit (`--seconds`, wall clock); random weights, engine `labels`, random criterion.
 Verdicts: `certified` (size within 0.005 of 0.5), `certified, less` (as much as can go), `refused` (with the reason), `slow`. Beside it
-whether Torch-Pruning's own pruner, ratio 0.5, gives a network that still runs. A network whose row is in the cache is not run again. A table
-is printed at the end.
+whether Torch-Pruning's own pruner, ratio 0.5, gives a network that still runs. A row in the cache is not made again; a table is
+printed at the end.
 """
 
 from __future__ import annotations

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prunecore.config.reader import Parsed, parse, read_yaml, target_faults
+from prunecore.config.reader import Parsed, criterion_of, parse, read_yaml, target_of
+from prunecore.config.schema import DEFAULT_GRAPH
 from prunecore.errors import ConfigError, ModelError, RunDirectoryError
-from prunecore.registry import Choice, build_manager, find, has_hook
+from prunecore.registry import Choice, build_manager, find
 from prunecore.run import directory as files
 from prunecore.run.defaults import DefaultSurgery
 from prunecore.run.loading import check_forward, load_model
@@ -34,8 +35,6 @@ from prunecore.types import (
 
 if TYPE_CHECKING:
     from torch import nn
-
-DEFAULT_GRAPH = "labels"
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +85,7 @@ def prune(
     (`taylor`). `options`: of the algorithm; `target`: further fields of `prunecore.Target`, such as `min_channels=8`.
     Raises ConfigError (bad arguments), TargetError (out of reach), CertificateError (no verified cut was found).
     """
-    settings = target_faults(
+    settings = target_of(
         {
             "reduce": reduce,
             "measure": measure,
@@ -119,7 +118,7 @@ def prune(
     best = drive(manager.hook.prune_search(problem=problem), realise)
     if best.certificate is None:
         raise ConfigError("the search chose the network as it was; nothing was cut")
-    unprunable = unprunable_of(workshop.analysis(start).graph, workshop.given_up)
+    unprunable = unprunable_of(bench.graph, workshop.given_up)
     return Pruned(
         best.model, best.recipe, best.certificate, bench.original, best.cost, best.size, unprunable, best.notes
     )
@@ -129,7 +128,7 @@ def trace(model: nn.Module, example_inputs: Any, *, graph: str = DEFAULT_GRAPH) 
     """The channel groups of `model` and its cost model."""
     inputs = as_inputs(example_inputs)
     check_forward(model, inputs)
-    hook = build_manager([Choice("graph", find("graph", graph).name, {}, "graph")]).hook
+    hook = build_manager([_engine(graph)]).hook
     return trace_by(hook, copy_model(model), inputs)
 
 
@@ -174,15 +173,11 @@ def load_by(choice: Choice, *, seed: int = 0) -> LoadedModel:
 
 
 def _choices(algo: str, criterion: str | None, graph: str, options: Mapping[str, Any]) -> list[Choice]:
-    chosen = find("algorithm", algo)
-    choices = [Choice("graph", find("graph", graph).name, {}, "graph"), Choice("algorithm", chosen.name, options, algo)]
-    own = has_hook(chosen.load(), "prune_score")
-    if own and criterion is not None and find("algorithm", criterion).name != chosen.name:
-        raise ConfigError(
-            f"algo {chosen.name!r} is a criterion itself, got criterion {criterion!r} besides; drop one of them"
-        )
-    if not own:
-        from prunecore.config.reader import DEFAULT_CRITERION
+    chosen = find("algorithm", algo).name
+    choices = [_engine(graph), Choice("algorithm", chosen, options, algo)]
+    used = criterion_of(chosen, criterion)
+    return choices if used == chosen else [*choices, Choice("algorithm", used, {}, "criterion")]
 
-        choices.append(Choice("algorithm", find("algorithm", criterion or DEFAULT_CRITERION).name, {}, "criterion"))
-    return choices
+
+def _engine(name: str) -> Choice:
+    return Choice("graph", find("graph", name).name, {}, "graph")

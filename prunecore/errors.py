@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class PrunecoreError(Exception):
@@ -44,6 +44,12 @@ class TrainingError(PrunecoreError):
 
 class RunDirectoryError(PrunecoreError):
     """The run directory is taken, incomplete or cannot be written."""
+
+
+def enumerated(where: object, faults: Sequence[str], *, most: int = 10) -> str:
+    """`where: 12 faults:`, then the first ten, a line each, and how many more there are."""
+    more = [f"and {len(faults) - most} more"] if len(faults) > most else []
+    return "\n  ".join([f"{where}: {len(faults)} faults:", *faults[:most], *more])
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -136,12 +136,10 @@ def settled(choice: Choice) -> Choice:
     options, _ = options_of(choice)
     if options is None:
         return choice
-    paths = {name: value for name, value in options if isinstance(value, Path) and name in options.model_fields_set}
-    named = {name: value for name, value in options if isinstance(value, str) and name in options.model_fields_set}
-    changed = {n: str(v.resolve()) for n, v in paths.items()} | {
-        n: v for n, v in named.items() if v != choice.section.get(n)
-    }
-    return replace(choice, section={**choice.section, **changed})
+    told = {name: value for name, value in options if name in options.model_fields_set}
+    paths = {name: str(value.resolve()) for name, value in told.items() if isinstance(value, Path)}
+    texts = {name: value for name, value in told.items() if isinstance(value, str)}  # a validator may have settled them
+    return replace(choice, section={**choice.section, **texts, **paths})
 
 
 def joined(faults: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, PositiveInt
 from torch import Tensor, nn
 
 from prunecore.errors import ConfigError, PluginError, PrunecoreError
@@ -122,6 +123,15 @@ def _checked(found: object, group: ChannelGroup, criterion: str) -> Tensor:
 
 
 # ---------------------------------------------------------------- data for criteria that calibrate
+
+
+class CalibrationOptions(BaseModel):
+    """batches: how many to use, None for one epoch. batch_size: images in each."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batches: PositiveInt | None = None
+    batch_size: PositiveInt = 64
 
 
 def require_task(task: Task | None, criterion: str) -> Task:

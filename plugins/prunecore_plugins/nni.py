@@ -12,11 +12,17 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveInt
 from torch import nn
 
 import prunecore
-from prunecore.scoring import Matrices, calibration_batches, mean_over_producers, require_task, speakers
+from prunecore.scoring import (
+    CalibrationOptions,
+    Matrices,
+    calibration_batches,
+    mean_over_producers,
+    require_task,
+    speakers,
+)
 from prunecore.training import seeded
 from prunecore.training.forward import call, device_of, images_in, loss_of, moved
 
@@ -82,14 +88,9 @@ class NNITaylor:
     It sees the weights of the layer types that NNI wraps; groups that it does not reach are scored by the sum of w².
     """
 
-    class Options(BaseModel):
-        """batches: how many to use, None for one epoch. batch_size: images in each."""
+    Options = CalibrationOptions
 
-        model_config = ConfigDict(extra="forbid")
-        batches: PositiveInt | None = None
-        batch_size: PositiveInt = 64
-
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: CalibrationOptions) -> None:
         self._options = options
 
     @prunecore.hookimpl

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from prunecore.hookspecs import hookimpl
 from prunecore.report.tables import certificate_line, plain_table, spell_count, summary_rows
+from prunecore.run.directory import CONFIG
 
 
 class Console:
@@ -92,7 +93,7 @@ class Console:
     def stopped(self) -> None:
         """After Ctrl-C."""
         self.__exit__(None, None, None)
-        kept = (self._directory / "config.yaml").is_file()
+        kept = (self._directory / CONFIG).is_file()
         go_on = f"go on with `prune run --resume {self._directory}`" if kept else "nothing was written"
         click.echo(f"Stopped; {go_on}.", err=True)
 

@@ -33,12 +33,13 @@ def command(
 ) -> None:
     """Show the channel groups of a network, what cannot be cut and why, and the range that is in reach. Needs no data."""
     from prunecore import api
+    from prunecore.config.schema import DEFAULT_GRAPH
     from prunecore.measure import CostModel
     from prunecore.planning import reachable
     from prunecore.types import Target
 
     loaded = loaded_of(model, weights, assignments)
-    found = api.trace(loaded.model, loaded.inputs, graph=graph or api.DEFAULT_GRAPH)
+    found = api.trace(loaded.model, loaded.inputs, graph=graph or DEFAULT_GRAPH)
     whole = CostModel(found).cost({})
     reaches = {
         measure: reachable(found, Target(0.0, measure, multiple_of=multiple_of, skip=skip))

@@ -43,7 +43,7 @@ def command(
     from prunecore.errors import ConfigError
 
     if resume is not None:
-        from prunecore.run.directory import CONFIG, prepare
+        from prunecore.run.directory import CONFIG, check
 
         given = [
             name
@@ -55,7 +55,8 @@ def command(
                 [*(n if n.startswith("-") else f"--{n}" for n in given), *(["--set"] if assignments else [])]
             )
             raise ConfigError(f"--resume goes on with the run's own settings; drop {what}, or start a new run")
-        settings, directory = read_yaml(prepare(resume, resume=True) / CONFIG), resume
+        check(resume, resume=True)
+        settings, directory = read_yaml(resume / CONFIG), resume
     else:
         settings, demo = base_settings(config, other_model=flags["model"] is not None)
         if demo:

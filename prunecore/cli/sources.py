@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 def is_run(text: str) -> bool:
     """Whether `text` is the directory of a run."""
-    return (Path(text) / "config.yaml").is_file()
+    from prunecore.run.directory import CONFIG
+
+    return (Path(text) / CONFIG).is_file()
 
 
 def refuse_options(options: Mapping[str, object]) -> None:

@@ -23,18 +23,20 @@ def command(
     from dataclasses import asdict
 
     from prunecore import api
+    from prunecore.config.schema import DEFAULT_GRAPH
     from prunecore.report.tables import certificate_line
+    from prunecore.run.directory import RECIPE
     from prunecore.surgery import apply_recipe, certify, load_recipe
 
     if is_run(source):
         refuse_options({"-P": reduce, "--graph": graph, "--weights": weights, "--set": assignments or None})
         loaded = api.load_original(Path(source))
-        original, recipe = api.original_of(loaded), load_recipe(Path(source) / "recipe.json")
+        original, recipe = api.original_of(loaded), load_recipe(Path(source) / RECIPE)
         certificate = certify(original, apply_recipe(original, recipe), recipe, loaded.inputs, seed=seed)
         api.load(source)  # the weights on disk fit the network
     else:
         loaded = loaded_of(source, weights, assignments)
-        engine = graph or api.DEFAULT_GRAPH
+        engine = graph or DEFAULT_GRAPH
         pruned = api.prune(
             loaded.model,
             loaded.inputs,

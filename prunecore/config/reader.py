@@ -153,20 +153,26 @@ def _choices(config: RunConfig) -> tuple[list[Choice], str, list[str]]:
     algorithm = choose("algorithm", config.algorithm, section_of(config.algorithm), "algorithm")
     if algorithm is None:
         return choices, "", faults
-    criterion = config.criterion
-    if has_hook(find("algorithm", algorithm.name).load(), "prune_score"):
-        if criterion is not None and find("algorithm", criterion).name != algorithm.name:
-            faults.append(
-                f"criterion: {algorithm.name} is a criterion itself, got {criterion!r} besides; drop one of them"
-            )
-        return choices, algorithm.name, faults
-    chosen = choose(
-        "algorithm", criterion or DEFAULT_CRITERION, section_of(criterion or DEFAULT_CRITERION), "criterion"
-    )
-    return choices, chosen.name if chosen else "", faults
+    try:
+        criterion = criterion_of(algorithm.name, config.criterion)
+    except ConfigError as error:
+        return choices, "", [*faults, f"criterion: {error}"]
+    if criterion != algorithm.name:
+        choose("algorithm", criterion, section_of(criterion), "criterion")
+    return choices, criterion, faults
 
 
-def target_faults(values: Mapping[str, Any]) -> TargetSection:
+def criterion_of(algorithm: str, criterion: str | None) -> str:
+    """The criterion in use: the algorithm itself where it is one, else the one asked for, else taylor."""
+    asked = None if criterion is None else find("algorithm", criterion).name
+    if not has_hook(find("algorithm", algorithm).load(), "prune_score"):
+        return asked or DEFAULT_CRITERION
+    if asked is not None and asked != algorithm:
+        raise ConfigError(f"{algorithm} is a criterion itself, got {criterion!r} besides; drop one of them")
+    return algorithm
+
+
+def target_of(values: Mapping[str, Any]) -> TargetSection:
     """Validate a target given as keywords (the Python API); ConfigError lists every fault."""
     try:
         return TargetSection.model_validate(dict(values))

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from prunecore.config.training import CompensationSettings, EvaluationSettings, RecalibrationSettings, TrainingSettings
 from prunecore.types import Measure, Scope, Target
 
+DEFAULT_GRAPH = "labels"
+
 
 class Section(BaseModel):
     """A frozen part of the configuration; unknown keys are faults."""
@@ -80,7 +82,7 @@ class RunConfig(BaseModel):
     data: Spec | None = None
     algorithm: str = "l2norm"
     criterion: str | None = None
-    graph: str = "labels"
+    graph: str = DEFAULT_GRAPH
     target: TargetSection = TargetSection()
     pretraining: TrainingSettings | None = None
     training: TrainingSettings = TrainingSettings()

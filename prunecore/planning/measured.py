@@ -24,6 +24,7 @@ def plan_measured(
     *,
     original: Cost | None = None,
     frozen: frozenset[str] = frozenset(),
+    widths: Mapping[str, int] | None = None,
 ) -> Plan:
     """As `plan`, where `cost_of(proposal)` measures the size (cut, run, count), at most 6 times.
 
@@ -32,11 +33,12 @@ def plan_measured(
     where even the smallest network in reach measures larger than asked for.
     """
     inner = dataclasses.replace(target, measure="params" if target.measure == "params" else "macs")
-    reach = reachable(graph, inner, original=original, frozen=frozen)
+    reach = reachable(graph, inner, original=original, frozen=frozen, widths=widths)
     wanted, last = 1.0 - target.reduce, max(0.0, 1.0 - reach.smallest)
 
     def attempt(reduce: float) -> Plan:
-        made = plan(graph, scores, dataclasses.replace(inner, reduce=reduce), original=original, frozen=frozen)
+        goal = dataclasses.replace(inner, reduce=reduce)
+        made = plan(graph, scores, goal, original=original, frozen=frozen, widths=widths)
         return dataclasses.replace(made, size=cost_of(made.proposal))
 
     tried: dict[float, Plan] = {}

@@ -46,12 +46,12 @@ def free_directory(base: Path) -> Path:
     return path
 
 
-def prepare(path: Path, *, resume: bool) -> Path:
-    """The directory of a new run (created; must not hold another) or of one to go on with (must hold one)."""
+def check(path: Path, *, resume: bool) -> None:
+    """RunDirectoryError unless a new run may have `path`, or, to go on with, it holds one. Makes nothing."""
     if resume:
         if not (path / CONFIG).is_file():
             raise RunDirectoryError(f"--resume {path}: no {CONFIG} there; give the directory of a run that was started")
-        return path
+        return
     if path.exists() and not path.is_dir():
         raise RunDirectoryError(f"--out {path}: is a file, expected a directory")
     if (path / CONFIG).exists():
@@ -60,11 +60,14 @@ def prepare(path: Path, *, resume: bool) -> Path:
         )
     if path.exists() and any(entry.name != LOCK for entry in path.iterdir()):
         raise RunDirectoryError(f"--out {path}: is not empty; choose a new directory")
+
+
+def make(path: Path) -> None:
+    """Make the directory, where it is not there."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunDirectoryError(f"--out {path}: cannot be created: {error.strerror}") from error
-    return path
 
 
 @contextmanager

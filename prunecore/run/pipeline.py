@@ -23,7 +23,7 @@ from prunecore.run import directory as files
 from prunecore.run.defaults import DefaultSurgery, DefaultTraining
 from prunecore.run.loading import check_forward, load_model, load_task
 from prunecore.run.result import Outcome, result_of
-from prunecore.run.rounds import Analysis, Bench, Workshop, apply, bench_of, cut, propose, trace, unprunable_of
+from prunecore.run.rounds import Analysis, Bench, Workshop, apply, bench_of, cut, propose, unprunable_of
 from prunecore.run.search import DefaultSearch, Problem, check_schedule, drive
 from prunecore.run.stages import Snapshot, Stages, scratch_file
 from prunecore.surgery import apply_recipe, compensate, compose, recipe_from_dict, recipe_to_dict
@@ -67,10 +67,6 @@ class Run:
     def target(self) -> Target:
         return self.bench.target
 
-    def rebuild(self, recipe: Recipe) -> nn.Module:
-        """The network as loaded, cut as `recipe` says."""
-        return apply_recipe(self.loaded.model, recipe)
-
 
 def run(parsed: Parsed, out: Path, *, listeners: Sequence[Any] = (), resume: bool = False) -> dict[str, Any]:
     """Carry out a run in `out` and return what `result.json` holds.
@@ -78,12 +74,12 @@ def run(parsed: Parsed, out: Path, *, listeners: Sequence[Any] = (), resume: boo
     Everything that can be refused is refused before `out` is made. Raises PrunecoreError.
     """
     started = time.monotonic()
-    settled, schedule = settle(parsed, out, listeners)
-    out = files.prepare(out, resume=resume)
+    files.check(out, resume=resume)
+    it, schedule = settle(parsed, out, listeners)
+    files.make(out)
     with files.locked(out):
         if not resume:
             write_text(out / files.CONFIG, config_text(parsed))
-        it = dataclasses.replace(settled, stages=Stages(out, settled.rebuild))
         start = baseline(it)
         chosen, unprunable, candidates = search(it, start, schedule)
         outcome = Outcome(
@@ -109,7 +105,7 @@ def run(parsed: Parsed, out: Path, *, listeners: Sequence[Any] = (), resume: boo
 
 
 def settle(parsed: Parsed, out: Path, listeners: Sequence[Any]) -> tuple[Run, tuple[float, ...]]:
-    """Plugins, network, task, bench and schedule, checked against each other. Nothing is written; stages are not kept yet."""
+    """Plugins, network, task, bench and schedule, checked against each other. Nothing is written."""
     config = parsed.config
     manager = build_manager(parsed.choices, defaults=(DefaultSearch(), DefaultSurgery(), *listeners))
     hook = manager.hook
@@ -127,8 +123,8 @@ def settle(parsed: Parsed, out: Path, listeners: Sequence[Any]) -> tuple[Run, tu
     schedule = check_schedule(hook.prune_schedule(target=target), target)
     bench = bench_of(hook, loaded.model, loaded.inputs, target, seed=config.seed, task=task, device=config.device)
     try_one_batch(loaded, task, config, emit)
-    it = Run(config, hook, loaded, task, search_data, bench, Stages(None, lambda recipe: loaded.model), emit)
-    return it, schedule
+    stages = Stages(out, lambda recipe: apply_recipe(loaded.model, recipe))
+    return Run(config, hook, loaded, task, search_data, bench, stages, emit), schedule
 
 
 def try_one_batch(loaded: LoadedModel, task: Task, config: RunConfig, emit: Emit) -> None:
@@ -207,8 +203,7 @@ def search(it: Run, start: Candidate, schedule: tuple[float, ...]) -> tuple[Cand
 
     problem = Problem(start, it.target, schedule, it.config.seed, plan)
     chosen = drive(it.hook.prune_search(problem=problem), realise)
-    graph = trace(it.hook, start.model, it.loaded.inputs)
-    return chosen, unprunable_of(graph, workshop.given_up), workshop.candidates - 1
+    return chosen, unprunable_of(it.bench.graph, workshop.given_up), workshop.candidates - 1
 
 
 def round_of(
@@ -305,10 +300,10 @@ def control_of(it: Run, start: Candidate) -> dict[str, Any] | None:
         return None
     it.emit({"event": "stage", "name": "random control"})
     seed = derive_seed(it.config.seed, "control")
-    graph = trace(it.hook, start.model, it.loaded.inputs)
     generator = np.random.default_rng(seed)
-    scores = {g.name: torch.from_numpy(generator.random(g.channels, dtype=np.float32)) for g in graph.groups}
-    analysis = Analysis(graph, scores)
+    groups = it.bench.graph.groups
+    scores = {g.name: torch.from_numpy(generator.random(g.channels, dtype=np.float32)) for g in groups}
+    analysis = Analysis(it.bench.graph, scores)
     tune: Phase | None = "training" if it.config.control == "full" else None
     proposal = dataclasses.replace(propose(it.bench, start, analysis, it.target.reduce), tune=tune)
     made, _ = round_of(it, start, proposal, "control", lambda: analysis)

@@ -27,19 +27,23 @@ ATTEMPTS = 4
 class Bench:
     """What every round of a run needs and none of them changes.
 
-    hook: pluggy's hook relay. whole: the target's measure of the network as loaded.
-    widths: its channel counts, which `max_reduction` counts from.
+    hook: pluggy's hook relay. graph: of the network as loaded (training changes values, not ties), whose widths
+    `max_reduction` counts from. original, whole: its cost, and its measure by the target's convention.
     """
 
     hook: Any
     inputs: ExampleInputs
     target: Target
+    graph: DependencyGraph
     original: Cost
     whole: float
     seed: int
-    task: Task | None = None
-    device: str = "cpu"
-    widths: Mapping[str, int] | None = None
+    task: Task | None
+    device: str
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        return self.graph.widths
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,20 +87,23 @@ def trace(hook: Any, model: nn.Module, inputs: ExampleInputs) -> DependencyGraph
 
 def analyse(bench: Bench, candidate: Candidate, *, frozen: Mapping[str, str] | None = None) -> Analysis:
     """Trace `candidate`, make sure that the target is in reach, then calibrate and score."""
-    graph = trace(bench.hook, candidate.model, bench.inputs)
+    graph = bench.graph if candidate.number == 0 else trace(bench.hook, candidate.model, bench.inputs)
     if bench.target.measure != "ptflops":
         reachable(graph, bench.target, original=bench.original, widths=bench.widths).require(bench.target.reduce)
-    subject = copy_model(candidate.model).to(resolve_device(bench.device))
-    calibration: Calibration | None = bench.hook.prune_calibrate(
-        model=subject, graph=graph, inputs=bench.inputs, task=bench.task, seed=bench.seed
-    )
-    evidence = on_cpu(calibration or Calibration())
+    evidence = calibrate(bench, candidate, graph)
     scores = score_all(graph, candidate.model, bench.hook, evidence, bench.seed)
     return Analysis(graph, scores, evidence.images, frozen or {})
 
 
-def on_cpu(calibration: Calibration) -> Calibration:
-    """The evidence where weights are scored."""
+def calibrate(bench: Bench, candidate: Candidate, graph: DependencyGraph) -> Calibration:
+    """What the criterion gathers from data, on the CPU, where weights are scored. Most criteria gather nothing."""
+    if not bench.hook.prune_calibrate.get_hookimpls():
+        return Calibration()
+    subject = copy_model(candidate.model).to(resolve_device(bench.device))
+    found: Calibration | None = bench.hook.prune_calibrate(
+        model=subject, graph=graph, inputs=bench.inputs, task=bench.task, seed=bench.seed
+    )
+    calibration = found or Calibration()
     tensors = {name: value.cpu() for name, value in calibration.tensors.items()}
     sites = {site: value.cpu() for site, value in calibration.sites.items()}
     return dataclasses.replace(calibration, tensors=tensors, sites=sites)
@@ -117,7 +124,13 @@ def propose(bench: Bench, candidate: Candidate, analysis: Analysis, reduce: floa
             return measured(model, bench.inputs, bench.original, target.measure) / bench.whole
 
         planned = plan_measured(
-            analysis.graph, analysis.scores, target, size_of, original=bench.original, frozen=frozen
+            analysis.graph,
+            analysis.scores,
+            target,
+            size_of,
+            original=bench.original,
+            frozen=frozen,
+            widths=bench.widths,
         )
     return dataclasses.replace(planned.proposal, base=candidate.number, reduce=reduce, notes=planned.notes)
 
@@ -197,7 +210,7 @@ def bench_of(
     reach = reachable(graph, target)
     if target.measure != "ptflops":  # MACs stand in for it here: limits are checked, the range is found while planning
         reach.require(target.reduce)
-    return Bench(hook, inputs, target, original, whole, seed, task, device, graph.widths)
+    return Bench(hook, inputs, target, graph, original, whole, seed, task, device)
 
 
 class Workshop:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunecore.run.directory import read_weights, write_weights
 from prunecore.run.journal import Journal
+from prunecore.surgery import recipe_from_dict, recipe_to_dict
 from prunecore.types import Recipe
 
 if TYPE_CHECKING:
@@ -29,19 +31,19 @@ class Snapshot:
 
 
 class Stages:
-    """Runs stages by name. Without a directory nothing is kept."""
+    """Runs stages by name and keeps what they leave in `directory`, which need not exist before the first one."""
 
-    def __init__(self, directory: Path | None, rebuild: Callable[[Recipe], nn.Module]) -> None:
+    def __init__(self, directory: Path, rebuild: Callable[[Recipe], nn.Module]) -> None:
         self._directory = directory
         self._rebuild = rebuild
-        self.journal = Journal(directory / "journal.jsonl") if directory else None
+
+    @cached_property
+    def journal(self) -> Journal:
+        """Opened when it is first asked for: by then the directory is made and held."""
+        return Journal(self._directory / "journal.jsonl")
 
     def run(self, name: str, compute: Callable[[], Snapshot]) -> Snapshot:
         """The recorded result of stage `name`, or that of `compute`, recorded."""
-        from prunecore.surgery import recipe_from_dict, recipe_to_dict
-
-        if self.journal is None or self._directory is None:
-            return compute()
         record = self.journal.find("stage", name)
         if record is None:
             snapshot = compute()
@@ -59,14 +61,11 @@ class Stages:
 
     def value(self, name: str, compute: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
         """The same for a stage that yields plain values only."""
-        if self.journal is None:
-            return compute()
         record = self.journal.find("value", name)
-        if record is not None:
-            data: Mapping[str, Any] = record["data"]
-            return data
-        data = compute()
-        self.journal.append({"event": "value", "name": name, "data": dict(data)})
+        if record is None:
+            record = {"data": dict(compute())}
+            self.journal.append({"event": "value", "name": name, **record})
+        data: Mapping[str, Any] = record["data"]
         return data
 
 

@@ -6,7 +6,7 @@ from prunecore.training.data import Batch, TensorData, batches, collate, split, 
 from prunecore.training.devices import available_devices, resolve_device
 from prunecore.training.evaluation import evaluate
 from prunecore.training.forward import as_example, call
-from prunecore.training.images import ImageFormat, image_data, unreadable
+from prunecore.training.images import ImageFormat, ImageOptions, image_data, unreadable
 from prunecore.training.loop import Epoch, fine_tune, fit_epochs
 from prunecore.training.recalibration import recalibrate
 from prunecore.training.seeds import derive_seed, seeded
@@ -15,6 +15,7 @@ __all__ = [
     "Batch",
     "Epoch",
     "ImageFormat",
+    "ImageOptions",
     "TensorData",
     "as_example",
     "available_devices",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -19,6 +20,27 @@ from prunecore.training.data import TensorData
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+class ImageOptions(BaseModel):
+    """Options that tasks of image files share.
+
+    size: [height, width] that images are resized to. mean, std: normalisation of the range [0, 1], one number or one a
+    channel. flip: mirror at random in training. grey: one channel. memory: MiB that decoded images may take to be kept in
+    memory (otherwise they are read from disk each time).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: tuple[int, int] = (224, 224)
+    mean: float | tuple[float, ...] = 0.5
+    std: float | tuple[float, ...] = 0.5
+    flip: bool = True
+    grey: bool = False
+    memory: int = Field(default=1024, ge=0)
+
+    def format(self) -> ImageFormat:
+        return ImageFormat(self.size, self.grey, self.mean, self.std, self.flip, self.memory)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,18 +18,18 @@ from prunecore.run import directory as files
 def test_a_directory_that_holds_another_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("x")
     with pytest.raises(RunDirectoryError, match=r"holds another run; go on with it by `prune run --resume"):
-        files.prepare(tmp_path, resume=False)
+        files.check(tmp_path, resume=False)
 
 
 def test_a_directory_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(RunDirectoryError, match="is not empty"):
-        files.prepare(tmp_path, resume=False)
+        files.check(tmp_path, resume=False)
 
 
 def test_resume_wants_a_run(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match=r"no config\.yaml there"):
-        files.prepare(tmp_path, resume=True)
+        files.check(tmp_path, resume=True)
 
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

@@ -6,10 +6,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveInt
 
 import prunecore
-from prunecore.scoring import Matrices, calibration_batches, mean_over_producers, require_task, speakers
+from prunecore.scoring import (
+    CalibrationOptions,
+    Matrices,
+    calibration_batches,
+    mean_over_producers,
+    require_task,
+    speakers,
+)
 from prunecore.training import seeded
 from prunecore.training.forward import call, device_of, images_in, loss_of
 
@@ -26,14 +32,9 @@ class Taylor:
     in eval mode. Groups that no gradient reaches (a stem under `torch.no_grad`) are scored by the sum of w².
     """
 
-    class Options(BaseModel):
-        """batches: how many to use, None for one epoch. batch_size: images in each."""
+    Options = CalibrationOptions
 
-        model_config = ConfigDict(extra="forbid")
-        batches: PositiveInt | None = None
-        batch_size: PositiveInt = 64
-
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: CalibrationOptions) -> None:
         self._options = options
 
     @prunecore.hookimpl

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from prunecore import ConfigError, DataError, hookimpl
-from prunecore.training import ImageFormat, classification_task, image_data, unreadable
+from prunecore.errors import enumerated
+from prunecore.training import ImageOptions, classification_task, image_data, unreadable
 
 if TYPE_CHECKING:
     from prunecore import Task
 
 COLUMNS = ("path", "label", "is_val")
 _VALIDATION = {"true": True, "1": True, "false": False, "0": False}
-_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -33,24 +33,11 @@ class Row:
 class CSVImagesTask:
     """Items: float32 `(channels, height, width)`; the class."""
 
-    class Options(BaseModel):
-        """source: the table; paths in it are relative to it. size: [height, width] that images are resized to.
-
-        num_classes: default: the largest class + 1. mean, std: normalisation of the range [0, 1], one number or one a
-        channel. flip: mirror at random in training. grey: one channel. memory: MiB that decoded images may take to be
-        kept in memory (otherwise they are read from disk each time).
-        """
-
-        model_config = ConfigDict(frozen=True, extra="forbid")
+    class Options(ImageOptions):
+        """source: the table; paths in it are relative to it. num_classes: default: the largest class + 1."""
 
         source: Path
-        size: tuple[int, int] = (224, 224)
         num_classes: int | None = Field(default=None, ge=1)
-        mean: float | tuple[float, ...] = 0.5
-        std: float | tuple[float, ...] = 0.5
-        flip: bool = True
-        grey: bool = False
-        memory: int = Field(default=1024, ge=0)
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -60,7 +47,7 @@ class CSVImagesTask:
         options = self._options
         rows = read_rows(options.source)
         raise_faults(options.source, rows, options.num_classes)
-        form = ImageFormat(options.size, options.grey, options.mean, options.std, options.flip, options.memory)
+        form = options.format()
         train, validation = ([r for r in rows if r.validation is part] for part in (False, True))
         labels = [int(r.label) for r in train]
         return classification_task(
@@ -97,8 +84,7 @@ def raise_faults(table: Path, rows: list[Row], num_classes: int | None) -> None:
         elif not any(r.validation is validation for r in rows):
             faults.append(f"no {part} line: is_val is {'False' if validation else 'True'} everywhere")
     if faults:
-        more = [f"and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
-        raise DataError("\n  ".join([f"{table}: {len(faults)} faults:", *faults[:_SHOWN], *more]))
+        raise DataError(enumerated(table, faults))
 
 
 def _row(number: int, directory: Path, line: dict[str, str | None]) -> Row:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from prunecore import ConfigError, DataError, hookimpl
-from prunecore.errors import listing
-from prunecore.training import ImageFormat, classification_task, image_data, stratified, unreadable
+from prunecore.errors import enumerated, listing
+from prunecore.training import ImageOptions, classification_task, image_data, stratified, unreadable
 
 if TYPE_CHECKING:
     from prunecore import Task
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _VALIDATION = ("val", "valid", "validation")
 _SPLIT_SEED = 0  # fixed: every run reports on the same validation split
-_SHOWN = 10
 
 Items = list[tuple[Path, int]]
 
@@ -25,25 +24,13 @@ Items = list[tuple[Path, int]]
 class ImageFolderTask:
     """Items: float32 `(channels, height, width)`; the class (position of the folder's name in the sorted names)."""
 
-    class Options(BaseModel):
+    class Options(ImageOptions):
         """source: a directory with `train` and `val`, or with one folder a class. validation: fraction that reports, where
         there is one tree (stratified, always the same).
-
-        size: [height, width] that images are resized to. mean, std: normalisation of the range [0, 1], one number or one
-        a channel. flip: mirror at random in training. grey: one channel. memory: MiB that decoded images may take to be
-        kept in memory (otherwise they are read from disk each time).
         """
-
-        model_config = ConfigDict(frozen=True, extra="forbid")
 
         source: Path
         validation: float = Field(default=0.2, gt=0, lt=1)
-        size: tuple[int, int] = (224, 224)
-        mean: float | tuple[float, ...] = 0.5
-        std: float | tuple[float, ...] = 0.5
-        flip: bool = True
-        grey: bool = False
-        memory: int = Field(default=1024, ge=0)
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -54,9 +41,8 @@ class ImageFolderTask:
         train, validation, classes = find_items(options.source, options.validation)
         faults = [fault for path, _ in (*train, *validation) if (fault := unreadable(path)) is not None]
         if faults:
-            more = [f"and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
-            raise DataError("\n  ".join([f"{options.source}: {len(faults)} faults:", *faults[:_SHOWN], *more]))
-        form = ImageFormat(options.size, options.grey, options.mean, options.std, options.flip, options.memory)
+            raise DataError(enumerated(options.source, faults))
+        form = options.format()
         labels = [label for _, label in train]
         return classification_task(
             f"folder:{options.source}",

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map_only
 
 from prunecore.types import ExampleInputs
 
-_LOW = (torch.float32, torch.float16, torch.bfloat16)
+LOW = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -28,7 +28,7 @@ class Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if kwargs.get("dtype") in _LOW:
+        if kwargs.get("dtype") in LOW:
             kwargs["dtype"] = torch.float64
         if func._schema.is_mutable:
             return func(*args, **kwargs)
@@ -37,7 +37,7 @@ class Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _widen(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.float64) if tensor.dtype in _LOW else tensor
+    return tensor.to(torch.float64) if tensor.dtype in LOW else tensor
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,17 @@ def run(
     modes: tuple[TorchDispatchMode, ...] = (),
     gather: Gather | None = None,
 ) -> Run:
-    """One forward without gradients. An error of the network is noted, not raised; `gather` may reshape module outputs."""
+    """One forward without gradients. An error of the network is noted, not raised; `gather` may reshape module outputs.
+
+    A module's own parameters are float64 while it runs, whatever they are before and after.
+    """
     result = Run()
     stack: list[str] = []
     seed_all(model, seed)
     with ExitStack() as context:
         context.enter_context(torch.no_grad())
         context.enter_context(_watched(model, result, stack, gather))
+        context.enter_context(_widened(model))
         # the plain formulas: fused attention hides its softmax and its projections
         context.enter_context(sdpa_kernel(SDPBackend.MATH))
         context.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
@@ -140,6 +144,35 @@ def _watched(model: nn.Module, result: Run, stack: list[str], gather: Gather | N
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _widened(model: nn.Module) -> Iterator[None]:
+    """Each module's own parameters in float64 while it runs, and no longer."""
+    narrow: dict[nn.Module, list[tuple[nn.Parameter, Tensor]]] = {}
+
+    def enter(module: nn.Module, _args: Any) -> None:
+        own = [(p, p.data) for p in module._parameters.values() if p is not None and p.dtype in LOW]
+        if own:
+            narrow[module] = own
+            with _disable_current_modes():
+                for parameter, data in own:
+                    parameter.data = data.double()
+
+    def leave(module: nn.Module, _args: Any = None, _output: Any = None) -> None:
+        for parameter, data in narrow.pop(module, ()):
+            parameter.data = data
+
+    handles = []
+    for module in model.modules():
+        handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module in list(narrow):
+            leave(module)
 
 
 def summary(module: str, call: int, tensor: Tensor) -> Boundary:

@@ -12,6 +12,7 @@ from prunecore.config.schema import DEFAULT_GRAPH
 from prunecore.errors import ConfigError, ModelError, RunDirectoryError
 from prunecore.registry import Choice, build_manager, find
 from prunecore.run import directory as files
+from prunecore.run.admission import admit
 from prunecore.run.defaults import DefaultSurgery
 from prunecore.run.loading import check_forward, load_model
 from prunecore.run.rounds import Workshop, apply, bench_of, cut, unprunable_of
@@ -81,9 +82,11 @@ def prune(
 ) -> Pruned:
     """Cut `reduce` of the MACs (or params, or ptflops' count) out of a copy of `model`; nothing is trained.
 
-    The caller's model, its mode, hooks and flags stay as they were. `task` is needed by criteria that look at data
+    The caller's model, its mode, hooks and flags stay as they were. What comes out is the network itself, without a
+    `torch.compile` or data-parallel wrapper around it. `task` is needed by criteria that look at data
     (`taylor`). `options`: of the algorithm; `target`: further fields of `prunecore.Target`, such as `min_channels=8`.
-    Raises ConfigError (bad arguments), TargetError (out of reach), CertificateError (no verified cut was found).
+    Raises ConfigError (bad arguments), ModelError (a network that cannot be followed), ForwardError (its own code failed),
+    TargetError (out of reach), CertificateError (no verified cut was found).
     """
     settings = target_of(
         {
@@ -99,6 +102,7 @@ def prune(
         _choices(algo, criterion, graph, options or {}), defaults=(DefaultSearch(), DefaultSurgery())
     )
     inputs = as_inputs(example_inputs)
+    model = admit(model)
     check_forward(model, inputs)
     own = copy_model(model)  # a forward, too, may change what it runs on
     bench = bench_of(manager.hook, own, inputs, settings, seed=seed, task=task)
@@ -127,6 +131,7 @@ def prune(
 def trace(model: nn.Module, example_inputs: Any, *, graph: str = DEFAULT_GRAPH) -> DependencyGraph:
     """The channel groups of `model` and its cost model."""
     inputs = as_inputs(example_inputs)
+    model = admit(model, values=False)
     check_forward(model, inputs)
     hook = build_manager([_engine(graph)]).hook
     return trace_by(hook, copy_model(model), inputs)

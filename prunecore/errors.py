@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
+import traceback
 from collections.abc import Iterable, Sequence
+
+_OURS = os.path.dirname(__file__)
 
 
 class PrunecoreError(Exception):
@@ -32,6 +36,26 @@ class DataError(PrunecoreError):
 
 class ModelError(PrunecoreError):
     """The network cannot be loaded, run or traced."""
+
+
+class ForwardError(ModelError):
+    """The network's own code raised on the inputs that it was given; `__cause__` is what it raised."""
+
+    @classmethod
+    def of(cls, error: BaseException, inputs: str) -> ForwardError:
+        """The one line; inputs: what the network was given, in words. Raise it from `error`."""
+        first = str(error).splitlines()[0] if str(error) else "no message"
+        return cls(f"the network fails on {inputs}: {type(error).__name__}: {first}; give example inputs that fit it")
+
+    def traceback(self) -> str:
+        """Where it stopped: the frames of the network's code, without ours and without torch's calling machinery."""
+        if self.__cause__ is None:
+            return ""
+        frames = traceback.extract_tb(self.__cause__.__traceback__)
+        inner = [
+            f for f in frames if not f.filename.startswith(_OURS) and "torch/nn/modules/module.py" not in f.filename
+        ]
+        return "".join(traceback.format_list(inner))
 
 
 class CertificateError(PrunecoreError):

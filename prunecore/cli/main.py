@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from prunecore import __version__
-from prunecore.errors import PrunecoreError
+from prunecore.errors import ForwardError, PrunecoreError
 
 COMMANDS = {
     "run": "Prune a network: cut, prove, repair, fine-tune, report.",
@@ -68,6 +68,8 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except PrunecoreError as error:
+        if isinstance(error, ForwardError) and (frames := error.traceback()):
+            click.echo(f"Where the network's code stopped:\n{frames}", err=True, nl=False)
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):

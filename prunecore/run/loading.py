@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from prunecore.errors import ConfigError, ModelError
+from prunecore.errors import ConfigError, ForwardError, ModelError
+from prunecore.run.admission import admit
 from prunecore.surgery import copy_model
 from prunecore.training import derive_seed, seeded, split
 from prunecore.types import ExampleInputs, LoadedModel, Task
@@ -21,24 +22,39 @@ def load_model(hook: Any, loader: str, *, seed: int) -> LoadedModel:
         loaded: LoadedModel | None = hook.prune_load_model()
     if loaded is None:
         raise ConfigError(f"model: the loader {loader!r} gave no network")
-    return loaded
+    return dataclasses.replace(loaded, model=admit(loaded.model))
 
 
 def check_forward(model: nn.Module, inputs: ExampleInputs) -> None:
-    """One forward of a copy in eval mode; ModelError with the shapes where it fails or gives a value that is not finite."""
-    leaves = pytree.tree_leaves((inputs.args, dict(inputs.kwargs)))
-    shapes = [tuple(x.shape) for x in leaves if isinstance(x, torch.Tensor)]
+    """One forward of a copy in eval mode; ForwardError where it fails, ModelError where a value is not finite."""
+    copied = copy_model(model).eval()
     try:
         with torch.no_grad():
-            outputs = copy_model(model).eval()(*inputs.args, **inputs.kwargs)
+            outputs = copied(*inputs.args, **inputs.kwargs)
     except Exception as error:  # the network's own code may raise anything
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(
-            f"the network does not run on inputs of shape {shapes}: {first}; give example inputs that fit (model.size or model.inputs)"
-        ) from error
-    floats = [x for x in pytree.tree_leaves(outputs) if isinstance(x, torch.Tensor) and x.is_floating_point()]
+        raise ForwardError.of(error, describe_inputs(inputs)) from error
+    floats = [
+        x
+        for x in pytree.tree_leaves(outputs)
+        if isinstance(x, torch.Tensor) and x.is_floating_point() and not x.is_meta
+    ]
     if any(not bool(torch.isfinite(x).all()) for x in floats):
-        raise ModelError(f"the network gives NaN or infinity on inputs of shape {shapes}; check its weights")
+        raise ModelError(f"the network gives NaN or infinity on {describe_inputs(inputs)}; check its weights")
+
+
+def describe_inputs(inputs: ExampleInputs) -> str:
+    """`inputs (1, 3, 32, 32) float32, mask=(1, 32) bool`, for messages."""
+
+    def spell(value: Any) -> str:
+        if isinstance(value, torch.Tensor):
+            device = "" if value.device.type == "cpu" else f" on {value.device}"
+            return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}{device}"
+        if isinstance(value, (list, tuple)):
+            return f"[{', '.join(map(spell, value))}]"
+        return type(value).__name__ if not isinstance(value, (int, float, str, bool, type(None))) else repr(value)
+
+    parts = [*map(spell, inputs.args), *(f"{key}={spell(value)}" for key, value in inputs.kwargs.items())]
+    return f"inputs {', '.join(parts)}" if parts else "no inputs"
 
 
 def load_task(hook: Any, *, fraction: float, seed: int) -> tuple[Task, Any]:

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from prunecore import DependencyGraph, ExampleInputs, GraphBuilder, ModelError, hookimpl
-from prunecore.errors import listing
+from prunecore.errors import ForwardError, listing
 from prunecore.graph import OpRule
 from prunecore_plugins.graphs.labels.call import tensors_in
+from prunecore_plugins.graphs.labels.frontier import Frontier
 from prunecore_plugins.graphs.labels.restore import Originals, evaluation, hooked, plain_kernels, training_branches
 from prunecore_plugins.graphs.labels.rules import table
-from prunecore_plugins.graphs.labels.rules.attention import DefaultScale
 from prunecore_plugins.graphs.labels.trace import Trace, first_batch
 
 
@@ -58,11 +58,11 @@ def _run(model: nn.Module, inputs: ExampleInputs, trace: Trace, mode: AbstractCo
     trace.batch = first_batch((args, kwargs))
     trace.inputs((args, kwargs))
     try:
-        with mode, DefaultScale(trace.freeze_last), trace:
+        with mode, Frontier(trace), trace:
             outputs = model(*args, **kwargs)
     except Exception as error:
         shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in((args, kwargs)))
-        raise ModelError(f"the network fails on the example inputs of shape {shapes}: {error}") from error
+        raise ForwardError.of(error, f"inputs {shapes}") from error
     trace.outputs(outputs)
 
 

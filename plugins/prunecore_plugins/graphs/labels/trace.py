@@ -129,6 +129,11 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if layer.axis == tensor.dim() - 1:
                 self.builder.freeze(layer.labels[layer.labels >= 0], f"{why} (attention in {self.module})")
 
+    def freeze_all(self, tensor: Tensor, why: str) -> None:
+        """Freeze whatever channels `tensor` carries, as `why` says."""
+        for layer in self.info(tensor).layers:
+            self.builder.freeze(layer.labels[layer.labels >= 0], f"{why} (in {self.module or 'the network itself'})")
+
     def shadow(self, tensor: Tensor, info: Info) -> Tensor:
         """`tensor` itself, labelled with an intermediate result that a rule goes on with."""
         self.set(tensor, info)

@@ -12,6 +12,7 @@ from prunecore_plugins.graphs.labels.layers import Info
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import prunecore
 from prunecore.errors import ModelError
 from prunecore.graph import OpRule
 from prunecore.types import ExampleInputs
@@ -47,7 +48,7 @@ def test_the_model_is_left_bit_equal_in_its_mode_with_its_hooks(fails: bool) -> 
     x = torch.randn(1, 3, 6, 6)
     given, random = x.clone(), torch.get_rng_state()
     if fails:
-        with pytest.raises(ModelError, match=r"fails on the example inputs of shape \(1, 3, 6, 6\): out of luck"):
+        with pytest.raises(ModelError, match=r"fails on inputs \(1, 3, 6, 6\): \w+: out of luck"):
             trace(net, ExampleInputs((x,)))
     else:
         trace(net, ExampleInputs((x,)))
@@ -173,3 +174,59 @@ def test_a_forward_that_decides_by_its_data_is_refused_with_what_it_leaves_out()
         ModelError, match=r"decides by its data \(.*in the network itself\) and does not reach b\.weight, b\.bias"
     ):
         trace(Deciding(), image())
+
+
+class ByNumpy(nn.Module):
+    """Values that nobody can follow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(x.detach().numpy().clip(0))
+
+
+class Rounded(torch.autograd.Function):
+    """Written in torch, with a gradient of its own."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.round()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+class Round(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return Rounded.apply(x)
+
+
+def _around(middle: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 6, 1), middle, nn.Conv2d(6, 8, 1), nn.Conv2d(8, 2, 1)).eval()
+
+
+def test_values_that_leave_torch_are_frozen_by_name() -> None:
+    graph = prunecore.trace(_around(ByNumpy()), torch.randn(1, 3, 4, 4))
+    assert graph.group("0").frozen == "values leave PyTorch by Tensor.numpy() (in 1)"
+    assert graph.group("2").frozen is None
+
+
+def test_an_operation_without_a_rule_is_frozen_by_name() -> None:
+    @torch.library.custom_op("prunecore_test::twice", mutates_args=())
+    def twice(x: Tensor) -> Tensor:
+        return 2 * x
+
+    class Twice(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return twice(x)
+
+    pruned = prunecore.prune(_around(Twice()), torch.randn(1, 3, 4, 4), reduce=0.3)
+    assert pruned.certificate.verified
+    reasons = {u.module: u.reason for u in pruned.unprunable}
+    assert reasons["0"] == "no rule for this operation (prunecore_test.twice in 1)"
+
+
+def test_a_custom_autograd_function_made_of_torch_operations_is_followed() -> None:
+    graph = prunecore.trace(_around(Round()), torch.randn(1, 3, 4, 4))
+    assert graph.group("0").frozen is None
+    assert [m.tensor for m in graph.group("0").members] == ["0.weight", "0.bias", "2.weight"]

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from torch import Tensor
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from prunecore_plugins.graphs.labels.call import Call, size_of
 from prunecore_plugins.graphs.labels.layers import Info, Layer
@@ -16,7 +11,7 @@ from prunecore_plugins.graphs.labels.layers import Info, Layer
 def attention(call: Call) -> list[Info]:
     """`_scaled_dot_product_*(query, key, value, …)`, shapes `(…, heads, tokens, width)`.
 
-    Where the scale is left to the operation it follows the width of the heads: see `DefaultScale`.
+    Where the scale is left to the operation it follows the width of the heads: see `Frontier`.
     """
     query, key, value = call.args[:3]
     q, k, v = (call.info(t) for t in (query, key, value))
@@ -44,24 +39,6 @@ def _contract(call: Call, query: tuple[Tensor, Info], key: tuple[Tensor, Info], 
         call.tie(left.labels, right.labels, "multiplied with positions without channels")
     elif q_tensor.shape[wide] > 1:
         call.drop([y for y in (left, right) if y is not None], "multiplied with positions without channels")
-
-
-class DefaultScale(TorchFunctionMode):
-    """Freezes query and key where the scale of attention is left to torch: it would follow the width that is left.
-
-    A function mode, because torch may take attention apart before the dispatcher sees it.
-    """
-
-    def __init__(self, freeze: Callable[[Tensor, str], None]) -> None:
-        super().__init__()
-        self._freeze = freeze
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention and kwargs.get("scale") is None:
-            for tensor in [*args[:2], *(kwargs[k] for k in ("query", "key") if k in kwargs)]:
-                self._freeze(tensor, "the scale of attention follows the width of a head")
-        return func(*args, **kwargs)
 
 
 def _cost(call: Call, query: Tensor, value: Tensor, layers: list[Layer]) -> None:

@@ -95,8 +95,8 @@ class Resolution:
     # ------------------------------------------------------------ classes and groups
 
     def _classify(self, roots: Indices) -> None:
-        _, inverse = np.unique(roots, return_inverse=True)
-        self.class_of = inverse.ravel().astype(np.int64)
+        # classes are numbered by their smallest label, which is its own root
+        self.class_of = (np.cumsum(roots == np.arange(self._size)) - 1)[roots]
         count = int(self.class_of.max()) + 1 if self._size else 0
         self._class_reason = np.full(count, len(self._frozen), dtype=np.int64)
         if self._frozen:
@@ -145,19 +145,15 @@ class Resolution:
                 here = free[free >= 0]
                 classes.append(here)
                 slots.append(np.full(here.size, pseudo + number, dtype=np.int64))
-        width = pseudo + len(self._parts)
-        keys, counts = np.unique(np.concatenate(classes) * max(width, 1) + np.concatenate(slots), return_counts=True)
-        key_class, key_slot = keys // max(width, 1), keys % max(width, 1)
-        # a class's signature is the wrapping sum of a random word for each (slot, count)
+        # a class's signature is the wrapping sum of a random word for each of its labels' slots: equal for equal counts
         generator = np.random.default_rng(0x5EED)
-        words = generator.integers(1, 2**63, size=(max(width, 1), 2), dtype=np.int64).astype(np.uint64)
+        words = generator.integers(1, 2**63, size=pseudo + len(self._parts), dtype=np.int64).astype(np.uint64)
         signature = np.zeros(count, dtype=np.uint64)
-        mixed = (words[key_slot, 0] * (counts.astype(np.uint64) * 2 + 1)) ^ words[key_slot, 1]
-        np.add.at(signature, key_class, mixed * np.uint64(0x9E3779B97F4A7C15))
+        np.add.at(signature, np.concatenate(classes), words[np.concatenate(slots)])
         frozen = self._class_reason < len(self._frozen)
         signature[frozen] ^= np.uint64(0xF0F0F0F0F0F0F0F0)
         in_slot = np.zeros(count, dtype=bool)
-        in_slot[key_class[key_slot < pseudo]] = True
+        in_slot[classes[0]] = True
         # groups are numbered by the first label of their first class, so names and order follow the network
         group_of = np.full(count, -1, dtype=np.int64)
         _, first, inverse = np.unique(signature[in_slot], return_index=True, return_inverse=True)
@@ -259,19 +255,37 @@ class Resolution:
         first = int(self._group_reason[number])
         return self._frozen[first][1] if first < len(self._frozen) else None
 
-    def rows(self, labels: Indices) -> list[tuple[int, Indices]]:
-        """For each group in `labels`: positions owned by each of its channels, `(channels, k)`; uneven ones left out."""
-        positions = np.flatnonzero(labels >= 0)
-        classes = self.class_of[labels[positions]]
-        groups = self.group_of[classes]
+    def rows(self, arrays: Sequence[Indices]) -> list[tuple[int, int, Indices]]:
+        """`(array, group, index)`: positions in that array owned by each channel of the group, `(channels, k)`.
+
+        Groups that own unevenly many positions for their channels are left out.
+        """
+        if not arrays:
+            return []
+        labels = np.concatenate(arrays)
+        sizes = np.array([a.size for a in arrays])
+        owner = np.repeat(np.arange(len(arrays)), sizes)
+        place = np.arange(labels.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        classes = np.where(labels >= 0, self.class_of[labels], 0)
+        groups = np.where(labels >= 0, self.group_of[classes], -1)
+        inside = groups >= 0
+        owner, place, groups, ranks = owner[inside], place[inside], groups[inside], self.rank[classes[inside]]
+        # one stable sort of one key: the runs that are in order already cost nothing
+        order = np.argsort(
+            (owner * len(self.channels) + groups) * (int(self.channels.max(initial=0)) + 1) + ranks, kind="stable"
+        )
+        owner, place, groups, ranks = owner[order], place[order], groups[order], ranks[order]
+        starts = np.flatnonzero(np.r_[True, (np.diff(owner) != 0) | (np.diff(groups) != 0)]) if owner.size else owner
         found = []
-        for number in np.unique(groups[groups >= 0]):
-            here = groups == number
-            ranks, where = self.rank[classes[here]], positions[here]
-            counts = np.bincount(ranks, minlength=int(self.channels[number]))
-            if (counts == counts[0]).all():
-                order = np.argsort(ranks, kind="stable")
-                found.append((int(number), where[order].reshape(int(self.channels[number]), -1).astype(np.int64)))
+        for begin, end in zip(starts.tolist(), [*starts[1:].tolist(), len(owner)], strict=True):
+            channels = int(self.channels[groups[begin]])
+            k, rest = divmod(end - begin, channels)
+            if (
+                rest == 0
+                and (ranks[begin : end : max(k, 1)] == np.arange(channels)).all()
+                and (ranks[begin + k - 1 : end : max(k, 1)] == np.arange(channels)).all()
+            ):
+                found.append((int(owner[begin]), int(groups[begin]), place[begin:end].reshape(channels, k)))
         return found
 
     def members(self, roles: Mapping[int, Role]) -> dict[int, list[Member]]:
@@ -281,7 +295,8 @@ class Resolution:
             return {}
         classes, slots = self.class_of[labels], self._slot_of[labels]
         groups = self.group_of[classes]
-        order = np.lexsort((labels, self.rank[classes], slots, groups))
+        keys = (groups * len(self._slots) + slots) * (int(self.channels.max(initial=0)) + 1) + self.rank[classes]
+        order = np.argsort(keys, kind="stable")
         labels, slots, groups = labels[order], slots[order], groups[order]
         starts = np.flatnonzero(np.r_[True, (np.diff(groups) != 0) | (np.diff(slots) != 0)])
         found: dict[int, list[Member]] = {}
@@ -303,7 +318,7 @@ class Resolution:
         groups = np.where(free >= 0, self.group_of[free], -1) if labels.size else labels
         constants = np.bincount(owner[groups < 0], minlength=len(arrays))
         total = max(len(self.channels), 1)
-        keys, counts = np.unique(owner[groups >= 0] * total + groups[groups >= 0], return_counts=True)
+        keys, counts = _counted(owner[groups >= 0] * total + groups[groups >= 0])
         terms: list[list[tuple[int, int]]] = [[] for _ in arrays]
         for which, group, many in zip((keys // total).tolist(), (keys % total).tolist(), counts.tolist(), strict=True):
             terms[which].append((group, many))
@@ -314,6 +329,14 @@ class Resolution:
         common = math.lcm(*(int(self.channels[g]) // math.gcd(int(self.channels[g]), many) for g, many in terms))
         scaled = tuple((names[g], many * common // int(self.channels[g])) for g, many in terms)
         return Affine(constant, scaled, common)
+
+
+def _counted(keys: Indices) -> tuple[Indices, Indices]:
+    """The distinct keys, ascending, and how often each stands there; equal neighbours are counted before anything is sorted."""
+    starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]) if keys.size else keys
+    lengths = np.diff(np.r_[starts, keys.size])
+    found, inverse = np.unique(keys[starts], return_inverse=True)
+    return found, np.bincount(inverse.ravel(), weights=lengths, minlength=len(found)).astype(np.int64)
 
 
 def _vacuous(free: Indices, may_vanish: bool) -> bool:

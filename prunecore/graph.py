@@ -183,9 +183,9 @@ class GraphBuilder:
         members = resolved.members(self._roles)
         names = _names(members)
         sites: dict[int, list[Site]] = {}
-        for module, output, dim, labels in self._sites:
-            for number, index in resolved.rows(labels):
-                sites.setdefault(number, []).append(Site(module, dim, index, output))
+        for which, number, index in resolved.rows([labels for _, _, _, labels in self._sites]):
+            module, output, dim, _ = self._sites[which]
+            sites.setdefault(number, []).append(Site(module, dim, index, output))
         partitions, links = resolved.constraints(names)
         groups = tuple(
             ChannelGroup(

@@ -114,9 +114,13 @@ def _slices(
             raise ModelError(
                 f"{tensor}: nothing of dim {dim} would stay; keep at least one channel of each of its groups"
             )
-    return tuple(
-        Slice(tensor, dim, len(mask), tuple(np.flatnonzero(mask).tolist())) for (tensor, dim), mask in stays.items()
-    )
+    known: dict[bytes, tuple[int, ...]] = {}  # the tensors of a group share one tuple
+    found = []
+    for (tensor, dim), mask in stays.items():
+        if (key := mask.tobytes()) not in known:
+            known[key] = tuple(np.flatnonzero(mask).tolist())
+        found.append(Slice(tensor, dim, len(mask), known[key]))
+    return tuple(found)
 
 
 def _new_shapes(tensors: Mapping[str, Tensor], slices: tuple[Slice, ...]) -> tuple[TensorShape, ...]:
@@ -182,12 +186,15 @@ def apply_recipe(model: nn.Module, recipe: Recipe) -> nn.Module:
     that the recipe was made for.
     """
     _check_fits(model, recipe)
-    pruned = copy_model(model)
-    tensors = named_tensors(pruned)
+    whole = named_tensors(model)
     with torch.no_grad():
-        for name, cut in slice_all({s.tensor: tensors[s.tensor] for s in recipe.slices}, recipe.slices).items():
+        cuts = slice_all({s.tensor: whole[s.tensor] for s in recipe.slices}, recipe.slices)
+        plain = [name for name in cuts if type(whole[name]) in (nn.Parameter, Tensor) and not vars(whole[name])]
+        pruned = copy_model(model, {id(whole[name]): _like(whole[name], cuts[name]) for name in plain})
+        tensors = named_tensors(pruned)
+        for name in cuts.keys() - set(plain):
             # in place, so that every reference to a shared tensor sees the cut one
-            tensors[name].data = cut
+            tensors[name].data = cuts[name]
         for value in recipe.values:
             scale(tensors[value.tensor], value)
     modules = dict(pruned.named_modules())
@@ -199,12 +206,21 @@ def apply_recipe(model: nn.Module, recipe: Recipe) -> nn.Module:
     return pruned
 
 
+def _like(tensor: Tensor, cut: Tensor) -> Tensor:
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(cut, requires_grad=tensor.requires_grad)
+    return cut.requires_grad_(tensor.requires_grad)
+
+
 def slice_all(tensors: Mapping[str, Tensor], slices: tuple[Slice, ...]) -> dict[str, Tensor]:
     """The tensors with every slice taken, detached, memory format kept. Inputs are untouched."""
     result = {name: tensor.detach() for name, tensor in tensors.items()}
+    indices: dict[tuple[int, torch.device], Tensor] = {}
     for cut in slices:
-        index = torch.tensor(cut.kept, dtype=torch.long, device=result[cut.tensor].device)
-        result[cut.tensor] = result[cut.tensor].index_select(cut.dim, index)
+        key = id(cut.kept), result[cut.tensor].device
+        if key not in indices:
+            indices[key] = torch.tensor(cut.kept, dtype=torch.long, device=key[1])
+        result[cut.tensor] = result[cut.tensor].index_select(cut.dim, indices[key])
     return {name: _in_order_of(tensors[name], cut) for name, cut in result.items()}
 
 

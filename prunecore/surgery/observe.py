@@ -120,6 +120,7 @@ def run(
 def _watched(model: nn.Module, result: Run, stack: list[str], gather: Gather | None) -> Iterator[None]:
     calls: dict[str, int] = {}
     handles = []
+    projections = Projections()
 
     def enter(name: str) -> Callable[..., None]:
         return lambda module, args: stack.append(name)
@@ -132,7 +133,7 @@ def _watched(model: nn.Module, result: Run, stack: list[str], gather: Gather | N
                     number = calls[name] = calls.get(name, -1) + 1
                     if tensor.is_floating_point() or tensor.is_complex():
                         seen = tensor if gather is None else gather(name, number, tensor)
-                        result.boundaries[name, number] = summary(name, number, seen)
+                        result.boundaries[name, number] = projections.summary(name, number, seen)
 
         return hook
 
@@ -175,12 +176,18 @@ def _widened(model: nn.Module) -> Iterator[None]:
             leave(module)
 
 
-def summary(module: str, call: int, tensor: Tensor) -> Boundary:
-    """The boundary of one tensor; its projection is onto a fixed quasi-random direction."""
-    flat = tensor.detach().reshape(-1)
-    direction = torch.arange(flat.numel(), device=flat.device, dtype=torch.float64).mul_(12.9898).cos_()
-    projection = (flat * direction).sum()
-    return Boundary(module, call, tuple(tensor.shape), complex(projection.item()), float(flat.abs().sum()))
+class Projections:
+    """Sums tensors up: onto a fixed quasi-random direction, made once for the longest tensor seen."""
+
+    def __init__(self) -> None:
+        self._direction = torch.empty(0, dtype=torch.float64)
+
+    def summary(self, module: str, call: int, tensor: Tensor) -> Boundary:
+        flat = tensor.detach().reshape(-1)
+        if flat.numel() > self._direction.numel() or flat.device != self._direction.device:
+            self._direction = torch.arange(flat.numel(), device=flat.device, dtype=torch.float64).mul_(12.9898).cos_()
+        projection = (flat * self._direction[: flat.numel()]).sum()
+        return Boundary(module, call, tuple(tensor.shape), complex(projection.item()), float(flat.abs().sum()))
 
 
 def leaves(value: Any) -> list[Tensor]:

@@ -88,6 +88,22 @@ def test_an_index_that_changes_nothing_proves_nothing() -> None:
     assert "negative control" in found.notes[-1]
 
 
+def test_a_detector_that_finds_nothing_is_compared_before_its_outputs() -> None:
+    class Nothing(Plain):
+        """No output has an element, as after a non-maximum suppression that keeps no box."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            return y[torch.zeros(len(y), dtype=torch.bool)]
+
+    model = Nothing()
+    assert _certify(model, plain_graph(), {"conv": [1, 3]}).verified
+    recipe = _wrong(make_recipe(model, plain_graph(), keep({"conv": [1, 3]})))
+    found = certify(model, apply_recipe(model, recipe), recipe, IMAGES)
+    assert not found.verified
+    assert "differs from the masked one first in out" in found.notes[0]
+
+
 def test_everything_of_the_callers_is_left_alone() -> None:
     model = Plain().train()
     cut, recipe = resize(model, plain_graph(), keep({"conv": [0, 2]}))

@@ -12,6 +12,7 @@ printed at the end.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import fnmatch
 import json
@@ -40,14 +41,27 @@ def names_of(library: str) -> list[str]:
         from torchvision.models import list_models
 
         return [n for n in list_models() if not n.startswith("quantized_")]
+    return sorted(set(smallest_of_each_family().values()))
+
+
+def smallest_of_each_family() -> dict[str, str]:
+    """timm's module -> its network with the fewest parameters; counted once on the meta device (minutes), then kept."""
+    kept = Path(__file__).with_name("timm_smallest.json")
+    if kept.is_file():
+        found: dict[str, str] = json.loads(kept.read_text())
+        return found
     import timm
 
-    families: dict[str, str] = {}
+    found = {}
     for module in timm.list_modules():
-        models = timm.list_models(module=module)
-        if models:
-            families[module] = min(models, key=lambda n: (len(n), n))
-    return sorted(set(families.values()))
+        sizes = []
+        for name in timm.list_models(module=module):
+            with contextlib.suppress(Exception), torch.device("meta"):  # some need values while they are built
+                sizes.append((sum(p.numel() for p in timm.create_model(name).parameters()), name))
+        if sizes:
+            found[module] = min(sizes)[1]
+    kept.write_text(json.dumps(found, indent=1) + "\n")
+    return found
 
 
 def build(library: str, name: str) -> tuple[torch.nn.Module, Any]:
@@ -63,7 +77,9 @@ def build(library: str, name: str) -> tuple[torch.nn.Module, Any]:
     detection = name in models.list_models(module=models.detection)
     backbone = {"weights_backbone": None} if detection or name in models.list_models(module=models.segmentation) else {}
     quiet = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    model = models.get_model(name, weights=None, **backbone, **quiet).eval()
+    # detectors resize what they are given to 800 pixels unless they are told otherwise
+    small = {"min_size": 128, "max_size": 256} if detection and not name.startswith("ssd") else {}
+    model = models.get_model(name, weights=None, **backbone, **quiet, **small).eval()
     if name in models.list_models(module=models.video):
         return model, (torch.randn(1, 3, 16, 224, 224) if "mvit" in name else torch.randn(1, 3, 8, 64, 64),)
     if detection:

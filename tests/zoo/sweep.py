@@ -189,6 +189,8 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("build/zoo"))
     parser.add_argument("--only", default="*")
     parser.add_argument("--seconds", type=int, default=120)
+    parser.add_argument("--ours", action="store_true", help="leave Torch-Pruning out")
+    parser.add_argument("--theirs", action="store_true", help="Torch-Pruning only")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--peer", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -196,16 +198,27 @@ def main() -> None:
         one(options.library, options.one, of_peer=options.peer)
         return
     options.cache.mkdir(parents=True, exist_ok=True)
-    path = options.cache / f"{options.library}.json"
-    rows: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}
-    for name in names_of(options.library):
-        if name in rows or not fnmatch.fnmatch(name, options.only):
-            continue
-        mine = run(options.library, name, options.seconds, of_peer=False)
-        rows[name] = {**mine, **run(options.library, name, options.seconds, of_peer=True)}
-        print(name, json.dumps(rows[name]), flush=True)
-        path.write_text(json.dumps(rows, indent=1))
-    print(table(rows))
+    names = [n for n in names_of(options.library) if fnmatch.fnmatch(n, options.only)]
+    peers = Cache(options.cache / f"{options.library}-peer.json")
+    rows = Cache(options.cache / f"{options.library}.json")
+    for name in names:
+        for cache, of_peer in ((rows, False), (peers, True)):
+            if name not in cache.rows and not (of_peer and options.ours) and not (not of_peer and options.theirs):
+                cache.add(name, run(options.library, name, options.seconds, of_peer=of_peer))
+    print(table({n: {"peer": "-", **rows.rows[n], **peers.rows.get(n, {})} for n in names if n in rows.rows}))
+
+
+class Cache:
+    """Rows by name, kept in a file: what is there is not made again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.rows: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}
+
+    def add(self, name: str, row: dict[str, Any]) -> None:
+        self.rows[name] = row
+        print(name, json.dumps(row), flush=True)
+        self._path.write_text(json.dumps(self.rows, indent=1))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -68,7 +69,10 @@ class Resolution:
         ties: Sequence[tuple[Indices, Indices]],
         frozen: Sequence[tuple[Indices, str]],
         parts: Sequence[tuple[Indices, str, bool]],
+        counts: Sequence[tuple[Indices, Indices, Fraction, str]] = (),
+        apart: Sequence[Indices] = (),
     ) -> None:
+        self._apart = apart
         self._size, self._slots, self._frozen, self._parts = size, slots, list(frozen), parts
         self._slot_of = np.full(size, -1, dtype=np.int64)
         tensors = sum(s.size for s in slots)
@@ -81,7 +85,11 @@ class Resolution:
             self._classify(roots)
             clashes = self._resolve()
             if not clashes:
-                break
+                unequal = self._compare_counts(counts)
+                if not unequal:
+                    break
+                self._frozen += unequal
+                continue
             # fall back: position i of every part is one channel; what faces a position without a label stays
             a = np.concatenate([np.broadcast_to(rows[:1], rows[1:].shape).ravel() for rows, _ in clashes])
             b = np.concatenate([rows[1:].ravel() for rows, _ in clashes])
@@ -145,9 +153,14 @@ class Resolution:
                 here = free[free >= 0]
                 classes.append(here)
                 slots.append(np.full(here.size, pseudo + number, dtype=np.int64))
+        for number, marked in enumerate(self._apart):
+            classes.append(self.class_of[marked])
+            slots.append(np.full(marked.size, pseudo + len(self._parts) + number, dtype=np.int64))
         # a class's signature is the wrapping sum of a random word for each of its labels' slots: equal for equal counts
         generator = np.random.default_rng(0x5EED)
-        words = generator.integers(1, 2**63, size=pseudo + len(self._parts), dtype=np.int64).astype(np.uint64)
+        words = generator.integers(1, 2**63, size=pseudo + len(self._parts) + len(self._apart), dtype=np.int64).astype(
+            np.uint64
+        )
         signature = np.zeros(count, dtype=np.uint64)
         np.add.at(signature, np.concatenate(classes), words[np.concatenate(slots)])
         frozen = self._class_reason < len(self._frozen)
@@ -169,6 +182,37 @@ class Resolution:
         self.rank[by_group] = np.arange(len(by_group)) - starts[group_of[by_group]]
         self._group_reason = np.full(len(self.channels), len(self._frozen), dtype=np.int64)
         np.minimum.at(self._group_reason, group_of[members], self._class_reason[members])
+
+    # ------------------------------------------------------------ equal counts
+
+    def _compare_counts(self, counts: Sequence[tuple[Indices, Indices, Fraction, str]]) -> list[tuple[Indices, str]]:
+        """Notes pairs of groups whose widths go together; returns what has to be frozen because no pair says it."""
+        self._pairs: dict[tuple[int, int], tuple[Fraction, str]] = {}
+        stuck = []
+        for left, right, scale, reason in counts:
+            a, b = self._shares(left), self._shares(right)
+            b = {group: scale * share for group, share in b.items()}
+            if a == b:
+                continue
+            rest = {g: a.get(g, Fraction(0)) - b.get(g, Fraction(0)) for g in {**a, **b} if a.get(g) != b.get(g)}
+            moving = [g for g in rest if g >= 0]
+            if len(rest) == len(moving) == 2 and rest[moving[0]] * rest[moving[1]] < 0:
+                first, second = moving
+                self._pairs.setdefault((first, second), (-rest[second] / rest[first], reason))
+                continue
+            labels_stuck = np.flatnonzero(np.isin(self.group_of[self.class_of], moving))
+            if labels_stuck.size:
+                stuck.append((labels_stuck, reason))
+        return stuck
+
+    def _shares(self, labels: Indices) -> dict[int, Fraction]:
+        """Of each group (-1: what always stays), how many of `labels` there are for each of its channels."""
+        free = self._free(np.where(labels >= 0, self.class_of[labels], -1))
+        groups, counts = np.unique(np.where(free >= 0, self.group_of[free], -1), return_counts=True)
+        return {
+            int(g): Fraction(int(c), int(self.channels[g]) if g >= 0 else 1)
+            for g, c in zip(groups, counts, strict=True)
+        }
 
     # ------------------------------------------------------------ constraints
 
@@ -246,6 +290,9 @@ class Resolution:
                 parts = [sum(group in kind for kind in found.types) for group in column]
                 common = math.gcd(*parts)
                 links[Link(tuple(names[g] for g in column), tuple(p // common for p in parts), found.reason)] = None
+        for (left, right), (scale, reason) in self._pairs.items():
+            # kept[left] = scale * kept[right]
+            links[Link((names[left], names[right]), (scale.numerator, scale.denominator), reason)] = None
         return partitions, tuple(links)
 
     # ------------------------------------------------------------ views

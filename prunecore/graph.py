@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from prunecore.types import (
     Site,
     TensorForm,
     Unprunable,
+    ValueForm,
 )
 
 if TYPE_CHECKING:
@@ -65,7 +67,10 @@ class GraphBuilder:
         self._seen_parts: set[bytes] = set()
         self._sites: list[tuple[str, int, int, Indices]] = []
         self._ops: list[tuple[str, str, int, tuple[int | Indices, ...]]] = []
-        self._attributes: list[tuple[str, str, Indices, int]] = []
+        self._attributes: list[tuple[str, str, int | None, Indices, Fraction]] = []
+        self._scales: list[tuple[str, Indices, Indices, float]] = []
+        self._apart: dict[bytes, Indices] = {}
+        self._counts: list[tuple[Indices, Indices, Fraction, str]] = []
         self._shapes: dict[str, tuple[tuple[int, ...], bool]] = {}
         self._size = 0
         # remove_duplicate (the default) gives a shared tensor its first name only
@@ -135,9 +140,46 @@ class GraphBuilder:
         """An operation of `scale * product(factors)` MACs; a factor is a constant or the labels that make up a dim."""
         self._ops.append((module, op, scale, tuple(factors)))
 
-    def attribute(self, module: str, attribute: str, labels: Indices, divisor: int = 1) -> None:
-        """A Python number of a module that follows the number of kept `labels`, divided by `divisor`."""
-        self._attributes.append((module, attribute, labels, divisor))
+    def equal_counts(self, left: Indices, right: Indices, scale: Fraction | int, reason: str) -> None:
+        """As many of `left` stay as of `right`, times `scale`, whichever they are; -1 always stays."""
+        self._counts.append((left, right, Fraction(scale), reason))
+
+    def apart(self, labels: Indices) -> None:
+        """These labels are counted by themselves: they share no group with others. -1 is passed over."""
+        labels = np.unique(labels[labels >= 0])
+        if labels.size:
+            self._apart.setdefault(labels.tobytes(), labels)
+
+    def scaled(self, labels: Indices, width: Indices, power: float) -> bool:
+        """What a layer gives at `labels` is multiplied by the number of kept `width` to the `power`.
+
+        The weights of that layer then make up for the change. False where `labels` are not outputs of one layer.
+        """
+        own = np.unique(labels[labels >= 0])
+        slots = np.unique(np.searchsorted(self._offsets, own, side="right") - 1)
+        if len(slots) != 1 or own[-1] >= self._slot_labels:
+            return False
+        slot = self._slots[int(slots[0])]
+        shape, is_parameter = self._shapes[slot.tensor]
+        if not is_parameter or slot.dim != 0 or len(shape) < 2:
+            return False
+        module = slot.tensor.rpartition(".")[0]
+        beside = [
+            name
+            for name, (other, parameter) in self._shapes.items()
+            if parameter and name.rpartition(".")[0] == module and other == shape[:1]
+        ]
+        self._scales += [(name, own - slot.offset, width, power) for name in (slot.tensor, *beside)]
+        return True
+
+    def attribute(
+        self, module: str, attribute: str, labels: Indices, divisor: Fraction | int = 1, *, index: int | None = None
+    ) -> None:
+        """A Python number of a module that follows the number of kept `labels`, divided by `divisor`.
+
+        index: which number of a tuple or list.
+        """
+        self._attributes.append((module, attribute, index, labels, Fraction(divisor)))
 
     # ------------------------------------------------------------ resolution
 
@@ -146,20 +188,37 @@ class GraphBuilder:
         unused = [s for number, s in enumerate(self._slots) if number not in self._used]
         if unused:
             self.freeze(np.concatenate([s.labels for s in unused]), UNREACHED)
-        resolved = Resolution(self._size, self._slots, ties=self._ties, frozen=self._frozen, parts=self._parts)
+        resolved = Resolution(
+            self._size,
+            self._slots,
+            ties=self._ties,
+            frozen=self._frozen,
+            parts=self._parts,
+            counts=self._counts,
+            apart=list(self._apart.values()),
+        )
         groups, links, names = self._groups(resolved)
         ops = self._op_costs(resolved, names)
-        values = resolved.affine([labels for _, _, labels, _ in self._attributes], names)
+        values = resolved.affine([labels for _, _, _, labels, _ in self._attributes], names)
         attributes = tuple(
-            AttributeForm(module, attribute, _divided(value, divisor))
-            for (module, attribute, _, divisor), value in zip(self._attributes, values, strict=True)
+            AttributeForm(module, attribute, _divided(value, divisor), index)
+            for (module, attribute, index, _, divisor), value in zip(self._attributes, values, strict=True)
         )
         return DependencyGraph(
             groups=groups,
             links=links,
             ops=ops,
             tensors=self._forms(resolved, names),
-            attributes=tuple({(a.module, a.attribute): a for a in reversed(attributes) if a.value.terms}.values()),
+            attributes=tuple(
+                {(a.module, a.attribute, a.index): a for a in reversed(attributes) if a.value.terms}.values()
+            ),
+            values=tuple(
+                ValueForm(tensor, 0, tuple(positions.tolist()), width, power)
+                for (tensor, positions, _, power), width in zip(
+                    self._scales, resolved.affine([w for _, _, w, _ in self._scales], names), strict=True
+                )
+                if width.terms
+            ),
             unprunable=_unprunable(groups),
             engine=self._engine,
         )
@@ -202,11 +261,13 @@ class GraphBuilder:
         return tuple(g for g in groups if g.frozen != UNREACHED), links, names
 
 
-def _divided(value: Affine, divisor: int) -> Affine:
+def _divided(value: Affine, divisor: Fraction) -> Affine:
     """`value / divisor`; a constant part that the divisor does not divide makes it a plain number."""
-    if value.constant % divisor:
-        return Affine(value.constant // divisor)
-    return Affine(value.constant // divisor, value.terms, value.divisor * divisor)
+    constant = value.constant / divisor
+    if constant.denominator != 1:
+        return Affine(int(constant))
+    terms = tuple((group, coefficient * divisor.denominator) for group, coefficient in value.terms)
+    return Affine(int(constant), terms, value.divisor * divisor.numerator)
 
 
 def _names(members: dict[int, list[Member]]) -> dict[int, str]:

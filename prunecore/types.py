@@ -134,11 +134,29 @@ class TensorForm:
 
 @dataclass(frozen=True)
 class AttributeForm:
-    """A number that a module keeps in Python and that follows the kept counts (`groups` of a depthwise convolution)."""
+    """A number that a module keeps in Python and that follows the kept counts (`groups` of a depthwise convolution).
+
+    index: which one, where the attribute is a tuple or a list of numbers.
+    """
 
     module: str
     attribute: str
     value: Affine
+    index: int | None = None
+
+
+@dataclass(frozen=True)
+class ValueForm:
+    """Values that the code multiplies by `width ** power`: cut, they are scaled by `(old width / new width) ** power`.
+
+    index: positions along `dim` of the whole tensor.
+    """
+
+    tensor: str
+    dim: int
+    index: tuple[int, ...]
+    width: Affine
+    power: float
 
 
 @dataclass(frozen=True)
@@ -158,6 +176,7 @@ class DependencyGraph:
     ops: tuple[OpCost, ...]
     tensors: tuple[TensorForm, ...]
     attributes: tuple[AttributeForm, ...] = ()
+    values: tuple[ValueForm, ...] = ()
     unprunable: tuple[Unprunable, ...] = ()
     engine: str = ""
 

@@ -58,6 +58,7 @@ def make_recipe(model: nn.Module, graph: DependencyGraph, proposal: Proposal) ->
     return Recipe(
         slices=slices,
         attributes=tuple(_attribute_edits(model, graph, counts, {s.tensor: s.after for s in shapes})),
+        values=tuple(_value_edits(graph, counts, slices)),
         widths=tuple(Width(g.name, g.channels, counts[g.name]) for g in graph.groups if counts[g.name] != g.channels),
         shapes=shapes,
     )
@@ -134,9 +135,7 @@ def _attribute_edits(
     model: nn.Module, graph: DependencyGraph, counts: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[AttributeEdit]:
     """Known layers are set from their tensors, the rest as the graph says; only what changes is listed."""
-    derived: dict[str, dict[str, Number]] = {}
-    for form in graph.attributes:
-        derived.setdefault(form.module, {})[form.attribute] = form.value(counts)
+    derived = _derived(model, graph, counts)
     by_id = {id(tensor): shapes[name] for name, tensor in named_tensors(model).items() if name in shapes}
     for name, module in model.named_modules():
         own = _own_tensors(module)
@@ -149,6 +148,34 @@ def _attribute_edits(
             old = _number(name, module, attribute)
             if old != value:
                 yield AttributeEdit(name, attribute, old, value)
+
+
+def _value_edits(graph: DependencyGraph, counts: Mapping[str, int], slices: tuple[Slice, ...]) -> Iterator[ValueEdit]:
+    """Weights that make up for a scale which follows a width; positions of the cut tensor."""
+    kept = {(s.tensor, s.dim): s.kept for s in slices}
+    for form in graph.values:
+        old, new = form.width(graph.widths), form.width(counts)
+        if old != new:
+            inside = set(form.index)
+            positions = kept.get((form.tensor, form.dim))
+            index = form.index if positions is None else tuple(i for i, p in enumerate(positions) if p in inside)
+            yield ValueEdit(form.tensor, (old / new) ** form.power, form.dim, index)
+
+
+def _derived(model: nn.Module, graph: DependencyGraph, counts: Mapping[str, int]) -> dict[str, dict[str, Number]]:
+    """module -> attribute -> new value, as the graph says."""
+    modules = dict(model.named_modules())
+    found: dict[str, dict[str, Number]] = {}
+    for form in graph.attributes:
+        own = found.setdefault(form.module, {})
+        if form.index is None:
+            own[form.attribute] = form.value(counts)
+            continue
+        whole = own.get(form.attribute, _number(form.module, modules[form.module], form.attribute))
+        values = list(whole) if isinstance(whole, tuple) else [whole]
+        values[form.index] = form.value(counts)
+        own[form.attribute] = tuple(values)
+    return found
 
 
 def _own_tensors(module: nn.Module) -> dict[str, Tensor]:

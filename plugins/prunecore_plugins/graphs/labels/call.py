@@ -9,14 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunecore_plugins.graphs.labels.layers import Info, Layer, first
+from prunecore_plugins.graphs.labels.layers import Info, Layer, counted, first
 
 if TYPE_CHECKING:
     from prunecore.types import Indices, Role
     from prunecore_plugins.graphs.labels.trace import Trace
-
-
-_TELLING = 8
 
 
 class Call:
@@ -131,17 +128,16 @@ class Call:
         if info.leaf and labels.size:
             self.trace.builder.role(int(labels.ravel()[0]), role)
 
-    def number(self, value: int, labels: Indices, divisor: int = 1) -> None:
-        """`value`, a size that the code gave, follows `labels`: an attribute of the running module of just that value.
+    def use(self, number: int, layer: Layer, reason: str) -> None:
+        """The code gives `number` as the size along the axis of `layer`."""
+        if layer.varies(layer.axis):
+            self.trace.ledger.use(number, counted(layer), self.reason(reason))
+        else:
+            self.trace.ledger.fix(number, self.reason(reason))
 
-        Small numbers are left alone (they mean too many things), and so is a value that two attributes have.
-        """
-        module = self.trace.current
-        if value < _TELLING or module is None or not (labels >= 0).any():
-            return
-        names = [k for k, v in vars(module).items() if type(v) is int and v == value]
-        if len(names) == 1:
-            self.trace.builder.attribute(self.module, names[0], labels, divisor)
+    def fix(self, number: int) -> None:
+        """The code gives `number` as a size that no cut changes."""
+        self.trace.ledger.fix(number, self.reason("a size that stays"))
 
     # ------------------------------------------------------------ costs
 

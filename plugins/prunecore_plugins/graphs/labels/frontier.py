@@ -1,23 +1,44 @@
-"""What only shows where Python calls torch, before the dispatcher sees it."""
+"""What only shows where Python calls torch, before the dispatcher sees it: the numbers that the code gives, and exits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from prunecore_plugins.graphs.labels.numbers import Scale
+
 if TYPE_CHECKING:
     from prunecore_plugins.graphs.labels.trace import Trace
+
+
+@dataclass(frozen=True)
+class Given:
+    """The numbers of one call of Python code, as far as rules ask for them.
+
+    shape: sizes of the result (-1: whatever is left). sizes: of the pieces of a split. bounds: dim -> start and end of a
+    slice, in the order of the slices. groups: of a convolution.
+    """
+
+    shape: tuple[int, ...] | None = None
+    sizes: int | tuple[int, ...] | None = None
+    bounds: tuple[tuple[int, Any, Any], ...] = ()
+    groups: int | None = None
+
+
+NOTHING = Given()
 
 # beyond these, nobody sees what happens to the values
 _EXITS = (Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__, Tensor.data_ptr)
 
 
 class Frontier(TorchFunctionMode):
-    """Freezes what leaves torch, and query and key where attention's scale would follow the width that is left."""
+    """Sizes become numbers that remember their dim; numbers that come back are shown to the rules."""
 
     def __init__(self, trace: Trace) -> None:
         super().__init__()
@@ -25,14 +46,128 @@ class Frontier(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention and kwargs.get("scale") is None:
-            for tensor in _first_two(args, kwargs):
-                self._trace.freeze_last(tensor, "the scale of attention follows the width of a head")
+        if func in _SIZES:
+            return self._size(func(*args, **kwargs), args, kwargs)
+        if func is F.scaled_dot_product_attention:
+            self._attention(args, kwargs)
+        elif func in _PRODUCTS and len(args) == 2 and any(isinstance(a, Scale) for a in args):
+            self._scaled(args, -1.0 if func in _QUOTIENTS else 1.0)
         elif func in _EXITS:
             self._trace.freeze_all(args[0], f"values leave PyTorch by Tensor.{func.__name__}()")
-        return func(*args, **kwargs)
+        else:
+            for value in (*args, *kwargs.values()):
+                if isinstance(value, Scale):
+                    value.dropped()
+        reader = _READERS.get(func)
+        if reader is None:
+            return func(*args, **kwargs)
+        self._trace.given = reader(args, kwargs)
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self._trace.given = NOTHING
+
+    def _attention(self, args: Any, kwargs: Any) -> None:
+        """Attention scales by `width ** -0.5` unless it is told otherwise."""
+        query = args[0] if args else kwargs["query"]
+        scale = kwargs.get("scale")
+        if isinstance(scale, Scale):
+            self._trace.scaled(query, scale.number, scale.power)
+        elif scale is None:
+            self._trace.scaled(query, self._trace.number(query, query.dim() - 1, query.shape[-1]), -0.5)
+
+    def _scaled(self, args: Any, sign: float) -> None:
+        """`q * head_dim ** -0.5`"""
+        tensor, scale = args if isinstance(args[1], Scale) else reversed(args)
+        if isinstance(tensor, Tensor):
+            self._trace.scaled(tensor, scale.number, sign * scale.power)
+        else:
+            scale.dropped()
+
+    def _size(self, found: Any, args: Any, kwargs: Any) -> Any:
+        tensor = args[0]
+        if isinstance(found, int):
+            dim = args[1] if len(args) > 1 else kwargs["dim"]
+            return self._trace.number(tensor, dim % tensor.dim(), found)
+        if not self._trace.info(tensor).layers:
+            return found
+        return torch.Size([self._trace.number(tensor, d, n) for d, n in enumerate(found)])
 
 
-def _first_two(args: Any, kwargs: Any) -> Iterator[Tensor]:
-    yield from args[:2]
-    yield from (kwargs[k] for k in ("query", "key") if k in kwargs)
+# ---------------------------------------------------------------- one reader a kind of call
+
+Reader = Callable[[Any, Any], Given]
+
+
+def _numbers(values: Sequence[Any]) -> tuple[int, ...] | None:
+    """`view(2, 3)` or `view((2, 3))`; None for anything else (a dtype)."""
+    if len(values) == 1 and isinstance(values[0], (tuple, list)):
+        values = values[0]
+    return tuple(values) if all(isinstance(v, int) and not isinstance(v, bool) for v in values) else None
+
+
+def _shape(args: Any, kwargs: Any) -> Given:
+    given = args[1:] or [kwargs.get("shape", kwargs.get("size", ()))]
+    return Given(shape=_numbers(given))
+
+
+def _unflatten(args: Any, kwargs: Any) -> Given:
+    tensor = args[0]
+    dim, sizes = (*args[1:], *kwargs.values())[:2]
+    if not isinstance(dim, int):
+        return NOTHING
+    dim %= tensor.dim()
+    around = [-1] * (tensor.dim() - 1)
+    return Given(shape=(*around[:dim], *sizes, *around[dim:]))
+
+
+def _split(args: Any, kwargs: Any) -> Given:
+    sizes = args[1] if len(args) > 1 else next((kwargs[k] for k in kwargs if k.startswith(("split", "indices"))), None)
+    return Given(sizes=tuple(sizes) if isinstance(sizes, (tuple, list)) else sizes)
+
+
+def _items(args: Any, kwargs: Any) -> Given:
+    """`x[:, :c // 2]`: which dim of the result each slice is of."""
+    tensor, index = args[0], args[1]
+    items = index if isinstance(index, tuple) else (index,)
+    if any(isinstance(i, (Tensor, list)) for i in items):
+        return NOTHING
+    used = sum(i is not None and i is not Ellipsis for i in items)
+    bounds, dim = [], 0
+    for item in items:
+        if item is Ellipsis:
+            dim += tensor.dim() - used
+        elif isinstance(item, slice):
+            bounds.append((dim, item.start, item.stop))
+            dim += 1
+        elif item is None:
+            dim += 1
+    return Given(bounds=tuple(bounds))
+
+
+def _narrow(args: Any, kwargs: Any) -> Given:
+    given = dict(zip(("input", "dim", "start", "length"), args, strict=False)) | kwargs
+    start, length = given["start"], given["length"]
+    if not isinstance(start, int):
+        return NOTHING
+    return Given(bounds=((given["dim"] % args[0].dim(), start, start + length),))
+
+
+def _groups(args: Any, kwargs: Any) -> Given:
+    groups = kwargs.get("groups", args[6] if len(args) > 6 else 1)
+    return Given(groups=groups)
+
+
+_QUOTIENTS = {Tensor.div, Tensor.__truediv__, torch.div, torch.true_divide, Tensor.__itruediv__, Tensor.div_}
+_PRODUCTS = {Tensor.mul, Tensor.__mul__, Tensor.__rmul__, torch.mul, Tensor.__imul__, Tensor.mul_, *_QUOTIENTS}
+_SIZES = {Tensor.shape.__get__, Tensor.size}  # type: ignore[attr-defined]
+_READERS: dict[Any, Reader] = {
+    **dict.fromkeys(
+        (Tensor.view, Tensor.reshape, torch.reshape, Tensor.expand, torch.broadcast_to, Tensor.broadcast_to), _shape
+    ),
+    **dict.fromkeys((Tensor.unflatten, torch.unflatten), _unflatten),
+    **dict.fromkeys((torch.split, Tensor.split, torch.split_with_sizes, Tensor.split_with_sizes), _split),
+    Tensor.__getitem__: _items,
+    **dict.fromkeys((torch.narrow, Tensor.narrow), _narrow),
+    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _groups),
+}

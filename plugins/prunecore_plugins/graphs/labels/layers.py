@@ -39,12 +39,14 @@ class Layer:
 class Info:
     """What is known of one tensor's channels.
 
-    leaf: made of parameters, buffers and constants only. why: what a dim without labels is, for reasons.
+    leaf: made of parameters, buffers and constants only. why: what a dim without labels is, for reasons. made_by: labels of the
+    weights of one layer that this is linear in: were they scaled, so would this be (None: of no single layer).
     """
 
     layers: tuple[Layer, ...] = ()
     leaf: bool = True
     why: str = "a constant made in the forward"
+    made_by: Indices | None = None
 
 
 def first(labels: Indices, dims: tuple[int, ...]) -> Indices:
@@ -65,3 +67,9 @@ def squeezed(labels: Indices, dims: range) -> Indices:
 def line(labels: Indices, axis: int, rank: int) -> Indices:
     """One-dimensional `labels` laid along dim `axis` of `rank` dims."""
     return labels.reshape(tuple(-1 if d == axis else 1 for d in range(rank)))
+
+
+def counted(layer: Layer) -> Indices:
+    """Labels along the layer's axis, one line of them: all lines keep equally many."""
+    others = tuple(d for d in range(layer.labels.ndim) if d != layer.axis)
+    return first(layer.labels, others).ravel()

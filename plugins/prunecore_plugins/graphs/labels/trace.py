@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from prunecore.graph import UNREACHED, GraphBuilder
 from prunecore.types import Indices
 from prunecore_plugins.graphs.labels.call import Call, tensors_in
-from prunecore_plugins.graphs.labels.layers import Info, Layer, line
+from prunecore_plugins.graphs.labels.frontier import NOTHING, Given
+from prunecore_plugins.graphs.labels.layers import Info, Layer, counted, line
+from prunecore_plugins.graphs.labels.numbers import Ledger
 from prunecore_plugins.graphs.labels.restore import Originals
 from prunecore_plugins.graphs.labels.rules.pointwise import pointwise
 
@@ -44,6 +47,9 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.batch = 1
         self._fused = bool(torch._C._get_mkldnn_enabled())
         self.costs = True
+        self.ledger = Ledger()
+        self.ledger.locate(lambda: self.module)
+        self.given: Given = NOTHING  # the numbers that the running Python call was given
         self.reached: set[str] = set()
         self.hidden: list[Indices] = []
         self.decided: str | None = None  # the module in which Python read a number off the data
@@ -123,11 +129,19 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(tensor, Tensor) and id(tensor) not in self._leaves:
             tensor.__dict__[_KEY] = (self, info)
 
-    def freeze_last(self, tensor: Tensor, why: str) -> None:
-        """Freeze what the last dim of `tensor` carries, as `why` says."""
-        for layer in self.info(tensor).layers:
-            if layer.axis == tensor.dim() - 1:
-                self.builder.freeze(layer.labels[layer.labels >= 0], f"{why} (attention in {self.module})")
+    def number(self, tensor: Tensor, dim: int, size: int) -> int:
+        """`size`, that of `dim` of `tensor`, as a number that remembers the channels there."""
+        found = [y for y in self.info(tensor).layers if y.axis == dim and y.varies(dim)]
+        if len(found) != 1:
+            return size
+        return self.ledger.width(counted(found[0]))
+
+    def scaled(self, tensor: Tensor, number: int, power: float) -> None:
+        """`tensor` is multiplied by `number ** power`: its weights have to make up for another number."""
+        info = self.info(tensor)
+        why = f"a scale follows the width of a head (in {self.module or 'the network itself'})"
+        made_by = np.empty(0, dtype=np.int64) if info.made_by is None else info.made_by
+        self.ledger.scale(number, power, made_by, why)
 
     def freeze_all(self, tensor: Tensor, why: str) -> None:
         """Freeze whatever channels `tensor` carries, as `why` says."""
@@ -140,7 +154,8 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tensor
 
     def finish(self) -> None:
-        """Kernel dims and the like are no channels."""
+        """Kernel dims and the like are no channels; numbers of the code follow widths, or hold them."""
+        self.ledger.settle(self.builder)
         if self.hidden:
             self.builder.freeze(np.concatenate([a.ravel() for a in self.hidden]), UNREACHED)
 
@@ -174,13 +189,31 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if rule is None:
             return self._unknown(func, args, kwargs)
         out = func(*args, **kwargs)
-        result = rule(Call(self, func, args, kwargs, out))
+        result = self._origin(func, args, rule(Call(self, func, args, kwargs, out)))
         if isinstance(result, Info):
             self.set(out, result)
         elif result is not None:
             for tensor, info in zip(out, result, strict=False):
                 self.set(tensor, info)
         return out
+
+    def _origin(self, func: Any, args: Any, result: Any) -> Any:
+        """`result` with the layer that it is linear in."""
+        name = func.overloadpacket.__name__
+        if name in _LAYERS:
+            return replace(result, made_by=_only(result)) if isinstance(result, Info) else result
+        if name in ("bmm", "mm"):
+            sides = [self.info(a) for a in args[:2]]
+            if not any(s.leaf for s in sides):
+                return replace(result, made_by=next((s.made_by for s in sides if s.made_by is not None), None))
+            return replace(result, made_by=_only(result))
+        if name in _MOVES or (name in ("mul", "div") and not isinstance(args[1], Tensor)):
+            if not args or not isinstance(args[0], Tensor) or self.info(args[0]).made_by is None:
+                return result
+            if isinstance(result, Info):
+                return replace(result, made_by=_only(result))
+            return [replace(r, made_by=_only(r)) for r in result] if result is not None else None
+        return result if not isinstance(result, Info) or result.made_by is None else replace(result, made_by=None)
 
     def _rule(self, func: Any) -> Rule | None:
         rule = self._rules.get(str(func)) or self._rules.get(str(func.overloadpacket))
@@ -213,6 +246,21 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in tensors_in(out):
             self.set(tensor, Info((), leaf=leaf, why=call.reason("no rule for this operation")))
         return out
+
+
+_LAYERS = frozenset(("addmm", "convolution"))
+_MOVES = frozenset(
+    (
+        "view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "select", "slice", "split",
+        "split_with_sizes", "unbind", "clone", "contiguous", "expand", "squeeze", "unsqueeze", "alias", "detach", "_to_copy",
+        "flatten", "unflatten", "roll", "constant_pad_nd",
+    )
+)  # fmt: skip
+
+
+def _only(info: Info) -> Indices | None:
+    """The labels of the only layer there is."""
+    return info.layers[0].labels.ravel() if len(info.layers) == 1 else None
 
 
 def first_batch(values: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from torch.nn import functional as F
 import prunecore
 from prunecore.errors import ModelError
 from prunecore.graph import OpRule
-from prunecore.types import ExampleInputs
+from prunecore.surgery import certify, resize
+from prunecore.types import ExampleInputs, Proposal
 from tests.plugins.graphs.labels.cases import cut, free, frozen, image, trace
 
 
@@ -147,10 +149,17 @@ def test_a_given_scale_lets_query_and_key_go_together_within_each_head() -> None
     assert found.kept["out.weight", 1] == [1, 2, 4, 7]
 
 
-def test_torchs_own_scale_keeps_the_width_of_the_heads() -> None:
-    graph = trace(Heads(None), ExampleInputs((torch.randn(1, 6, 5),)))
-    assert free(graph) == {"stem": 8}
-    assert "scale of attention" in frozen(graph)["qkv"]
+def test_where_the_scale_follows_the_width_of_a_head_the_query_makes_up_for_it() -> None:
+    net, inputs = Heads(None), ExampleInputs((torch.randn(1, 6, 5),))
+    kept = {"stem": np.array([0, 7]), "qkv": np.array([0, 1, 6, 7]), "qkv#2": np.array([1, 2, 4, 7])}
+    small, recipe = resize(net, trace(net, inputs), Proposal(kept))
+    half = round(0.5**0.5, 12)
+    assert [(v.tensor, v.index, round(v.factor, 12)) for v in recipe.values] == [
+        ("qkv.weight", (0, 1, 2, 3), half),
+        ("qkv.bias", (0, 1, 2, 3), half),
+    ]
+    assert certify(net, small, recipe, inputs).verified
+    assert not certify(net, small, replace(recipe, values=()), inputs).verified
 
 
 def test_inputs_of_any_batch_cost_the_same() -> None:

@@ -67,7 +67,8 @@ def _whole(call: Call, ins: Indices, outs: Indices, groups: int, why: str) -> No
 def _attribute(call: Call, labels: Indices, divisor: int) -> None:
     module = call.trace.current
     if not isinstance(getattr(module, "groups", None), int):
-        call.number(labels.size // divisor, labels, divisor)
+        if call.trace.given.groups is not None:
+            call.trace.ledger.use(call.trace.given.groups, labels[::divisor], call.reason("convolution groups"))
     elif (labels >= 0).any():
         call.trace.builder.attribute(call.module, "groups", labels, divisor)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,12 @@ def slicing(call: Call) -> Info:
     dim = call.arg(1, "dim", 0) % source.dim()
     size, step = source.shape[dim], call.arg(4, "step", 1)
     start, end, _ = slice(call.arg(2, "start"), call.arg(3, "end"), step).indices(size)
-    if (start, end, step) == (0, size, 1) or not info.layers:
+    if (start, end, step) == (0, size, 1):
+        return info
+    given = next((b[1:] for b in call.trace.given.bounds if b[0] == dim), None)
+    if given is not None and step == 1:
+        return _sliced(call, info, dim, (start, end), given)
+    if not info.layers:
         return info
     layers = []
     for layer in info.layers:
@@ -38,6 +44,37 @@ def slicing(call: Call) -> Info:
             continue
         layers.append(Layer(layer.axis, _cut(layer.labels, dim, start, end, step)))
     return Info(tuple(layers), info.leaf, info.why)
+
+
+def _sliced(call: Call, info: Info, dim: int, piece: tuple[int, int], given: tuple[Any, Any]) -> Info:
+    """A slice whose ends the code gives: what lies before (behind, where it is negative) each is as many as it says."""
+    size = call.args[0].shape[dim]
+    layers = []
+    for layer in info.layers:
+        if layer.axis == dim and layer.varies(dim):
+            for place, number in zip(piece, given, strict=True):
+                if number is not None and 0 < place < size:
+                    behind = number < 0
+                    part = _cut(layer.labels, dim, place, size) if behind else _cut(layer.labels, dim, 0, place)
+                    _counted_apart(call, part, dim, "rows of a slice")
+                    call.use(-number if behind else number, Layer(dim, part), f"a slice at {int(number)}")
+            layer = Layer(dim, _cut(layer.labels, dim, *piece))
+            if not layer.labels.shape[dim]:
+                continue
+        else:
+            layer = Layer(layer.axis, _cut(layer.labels, dim, *piece))
+        layers.append(layer)
+    if not any(y.axis == dim and y.varies(dim) for y in info.layers):
+        for number in given:
+            if number is not None:
+                call.fix(number)
+    return Info(tuple(layers), info.leaf, info.why)
+
+
+def _counted_apart(call: Call, part: Indices, dim: int, reason: str) -> None:
+    """A part that has a number of its own: its channels are a group, and all its lines keep equally many."""
+    call.trace.builder.apart(part)
+    call.trace.builder.equal_parts(_rows(part, dim, part.shape[dim]), call.reason(reason))
 
 
 def _follows(call: Call, layer: Layer, piece: tuple[int, int, int], size: int) -> bool:
@@ -86,32 +123,39 @@ def unbind(call: Call) -> list[Info]:
 
 
 def split(call: Call) -> list[Info]:
-    """split, chunk and their unsafe forms. Equal pieces must stay equal; unequal sizes are numbers of the code."""
+    """split, chunk and their unsafe forms. Pieces of one number stay equal; where the code gives each, each follows its own."""
     source, info = call.args[0], call.info(call.args[0])
     dim = call.arg(2, "dim", 0) % source.dim()
     sizes = [t.shape[dim] for t in call.out]
-    for layer in info.layers:
-        if layer.axis == dim and len(sizes) > 1 and len(set(sizes)) == 1 and layer.varies(dim):
-            reason = call.reason(f"split into {len(sizes)} equal parts")
-            call.trace.builder.equal_parts(_rows(layer.labels, dim, sizes[0]), reason)
     ends = np.cumsum(sizes).tolist()
-    for layer in (y for y in info.layers if y.axis == dim and y.varies(dim) and len(sizes) > 1):
-        _sizes(call, layer, sizes, ends)
+    given = call.trace.given.sizes
+    cut = [y for y in info.layers if y.axis == dim and y.varies(dim) and len(sizes) > 1]
+    for layer in cut:
+        pieces = [Layer(dim, _cut(layer.labels, dim, e - s, e)) for s, e in zip(sizes, ends, strict=True)]
+        _pieces(call, pieces, sizes, given)
+    for number in given if isinstance(given, tuple) and not cut else ():
+        call.fix(number)
     return [
         Info(tuple(Layer(y.axis, _cut(y.labels, dim, e - s, e)) for y in info.layers), info.leaf, info.why)
         for s, e in zip(sizes, ends, strict=True)
     ]
 
 
-def _sizes(call: Call, layer: Layer, sizes: list[int], ends: list[int]) -> None:
-    """Pieces of one size come from one number of the code: they keep equally many, and the number follows."""
-    pieces = [_cut(layer.labels, layer.axis, e - s, e) for s, e in zip(sizes, ends, strict=True)]
-    for size in dict.fromkeys(sizes):
-        alike = [_rows(p, layer.axis, size) for p, s in zip(pieces, sizes, strict=True) if s == size]
-        if len(alike) > 1 and len(set(sizes)) > 1:
-            reason = call.reason(f"split into pieces of {size}")
-            call.trace.builder.equal_parts(np.concatenate(alike), reason)
-        call.number(size, alike[0][0])
+def _pieces(call: Call, pieces: list[Layer], sizes: list[int], given: int | tuple[int, ...] | None) -> None:
+    dim, numbers = pieces[0].axis, given if isinstance(given, tuple) and len(given) == len(sizes) else ()
+    reason = f"split into pieces of {', '.join(map(str, dict.fromkeys(sizes)))}"
+    for number, piece in zip(numbers, pieces, strict=False):
+        _counted_apart(call, piece.labels, dim, reason)
+        call.use(number, piece, reason)
+    if numbers:
+        return
+    if len(set(sizes)) > 1:
+        call.drop(pieces, "pieces of unequal size")
+        return
+    rows = np.concatenate([_rows(p.labels, dim, s) for p, s in zip(pieces, sizes, strict=True)])
+    call.trace.builder.equal_parts(rows, call.reason(reason))
+    if isinstance(given, int):
+        call.use(given, pieces[0], reason)
 
 
 def cat(call: Call) -> Info:

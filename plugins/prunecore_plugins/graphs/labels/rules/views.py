@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from prunecore_plugins.graphs.labels.call import Call
-from prunecore_plugins.graphs.labels.layers import Info, Layer, squeezed
+from prunecore_plugins.graphs.labels.layers import Info, Layer, line, squeezed
 
 Block = tuple[int, int, int, int]
 
@@ -37,24 +37,46 @@ def blocks(old: Sequence[int], new: Sequence[int]) -> list[Block]:
 def view(call: Call) -> Info:
     """Reshape. Each block of dims is merged and split on its own; the others' labels cost nothing."""
     source, info = call.args[0], call.info(call.args[0])
+    given = call.trace.given.shape
+    given = given if given is not None and len(given) == call.out.dim() else None
     if not info.layers or source.shape == call.out.shape:
+        _numbers(call, list(info.layers), given)
         return info
-    layers = reshape(call, info, tuple(source.shape), tuple(call.out.shape))
+    layers = reshape(call, info, tuple(source.shape), tuple(call.out.shape), given)
+    _numbers(call, layers, given)
     return Info(tuple(layers), info.leaf, info.why)
 
 
-def reshape(call: Call, info: Info, old: tuple[int, ...], new: tuple[int, ...]) -> list[Layer]:
-    """`info.layers` of a tensor of shape `old` after a reshape to `new`."""
+def _numbers(call: Call, layers: Sequence[Layer], given: Sequence[int] | None) -> None:
+    """What the code gives for each dim of the result (-1: whatever is left)."""
+    for dim, number in enumerate(given or ()):
+        cut = [y for y in layers if y.axis == dim]
+        for layer in cut:
+            if number != -1:
+                call.use(number, layer, f"the code gives the size {number}")
+        if not cut:
+            call.fix(number)
+
+
+def reshape(
+    call: Call, info: Info, old: tuple[int, ...], new: tuple[int, ...], given: Sequence[int] | None = None
+) -> list[Layer]:
+    """`info.layers` of a tensor of shape `old` after a reshape to `new`; given: its numbers as the code gave them."""
     if 0 in old:
         call.drop(info.layers, "an empty tensor")
         return []
     runs = blocks(old, new)
-    found = [_reshape_layer(call, layer, old, new, runs) for layer in info.layers]
+    found = [_reshape_layer(call, layer, old, new, runs, given) for layer in info.layers]
     return [layer for layer in found if layer is not None]
 
 
 def _reshape_layer(
-    call: Call, layer: Layer, old: tuple[int, ...], new: tuple[int, ...], runs: list[Block]
+    call: Call,
+    layer: Layer,
+    old: tuple[int, ...],
+    new: tuple[int, ...],
+    runs: list[Block],
+    given: Sequence[int] | None,
 ) -> Layer | None:
     i0, i1, j0, j1 = next(run for run in runs if run[0] <= layer.axis < run[1])
     # merged with a faster dim that it depends on, the order of the kept ones would change: tie along that dim; the labels
@@ -71,11 +93,16 @@ def _reshape_layer(
     for a, b, c, d in runs:
         if (a, c) != (i0, j0) and b - a > 1 and d - c > 1:
             labels = squeezed(labels, range(c, d))
-    return _split(call, labels, new, range(j0, j1))
+    return _split(call, labels, new, range(j0, j1), given)
 
 
-def _split(call: Call, labels: np.ndarray, new: tuple[int, ...], dims: range) -> Layer | None:
-    """The dim of `dims` that gets shorter: the only one that varies, or the last, with equal parts over the others."""
+def _split(
+    call: Call, labels: np.ndarray, new: tuple[int, ...], dims: range, given: Sequence[int] | None
+) -> Layer | None:
+    """The dim of `dims` that gets shorter: the only one that varies, or the one whose number follows, or the last.
+
+    The others have equal parts; what comes behind it stays together.
+    """
     varying = [d for d in dims if labels.shape[d] > 1]
     if not varying:
         axis = next((d for d in dims if new[d] > 1), next(iter(dims), None))
@@ -84,6 +111,11 @@ def _split(call: Call, labels: np.ndarray, new: tuple[int, ...], dims: range) ->
             return None
         return Layer(axis, labels)
     axis = varying[-1]
+    moving = [d for d in varying if given is not None and (given[d] == -1 or call.trace.ledger.follows(given[d]))]
+    if len(moving) == 1 and moving[0] != axis:
+        axis = moving[0]
+        labels = call.mix(Layer(axis, labels), [d for d in varying if d > axis]).labels
+        varying = [d for d in dims if labels.shape[d] > 1]
     if len(varying) > 1:
         parts = np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis])
         reason = call.reason(f"a dim is split into {tuple(new[d] for d in dims)}")
@@ -150,13 +182,27 @@ def squeeze_in_place(call: Call) -> Info:
 def expand(call: Call) -> Info:
     source, info = call.args[0], call.info(call.args[0])
     rank = call.out.dim()
-    layers = []
+    given = call.trace.given.shape
+    given = given if given is not None and len(given) == rank else None
+    layers = _spread(call, source, given)
     for layer in (y.aligned(rank) for y in info.layers):
         if call.out.shape[layer.axis] != source.shape[layer.axis - rank + source.dim()]:
             call.drop([layer], "a single channel is spread over a dim")
         else:
             layers.append(layer)
+    _numbers(call, layers, given)
     return Info(tuple(layers), info.leaf, info.why)
+
+
+def _spread(call: Call, source: Tensor, given: Sequence[int] | None) -> list[Layer]:
+    """One value spread over as many places as another tensor has channels: it has those channels."""
+    layers = []
+    for dim, number in enumerate(given or ()):
+        here = dim - call.out.dim() + source.dim()
+        labels = call.trace.ledger.width_of(number)
+        if labels is not None and (here < 0 or source.shape[here] == 1):
+            layers.append(Layer(dim, line(labels, dim, call.out.dim())))
+    return layers
 
 
 def strided(call: Call) -> Info:

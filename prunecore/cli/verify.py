@@ -24,7 +24,7 @@ def command(
 
     from prunecore import api
     from prunecore.config.schema import DEFAULT_GRAPH
-    from prunecore.report.tables import certificate_line
+    from prunecore.report.tables import certificate_line, widths_picture
     from prunecore.run.directory import RECIPE
     from prunecore.surgery import apply_recipe, certify, load_recipe
 
@@ -45,10 +45,12 @@ def command(
             seed=seed,
             graph=engine,
         )
-        certificate = pruned.certificate
+        certificate, recipe = pruned.certificate, pruned.recipe
         click.echo(f"trial cut: size {pruned.size:.4f}, {len(pruned.unprunable)} modules left whole")
         for item in pruned.unprunable:
             click.echo(f"  {item.module}: {item.reason}")
+    if recipe.widths:
+        click.echo(widths_picture(recipe.widths))
     click.echo(certificate_line(asdict(certificate)))
     for note in certificate.notes:
         click.echo(f"  {note}")

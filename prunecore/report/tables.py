@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prunecore.types import Width
 
 
 def plain_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -18,6 +21,17 @@ def plain_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def bar(value: int, largest: int, *, width: int = 24) -> str:
     """A bar of up to `width` blocks, at least one."""
     return "█" * max(1, round(width * value / max(largest, 1)))
+
+
+def widths_picture(widths: Sequence[Width]) -> str:
+    """A line a group: width before and after, what stays filled, what went hollow."""
+    widest = max((w.before for w in widths), default=1)
+    rows = []
+    for width in widths:
+        whole = bar(width.before, widest)
+        stays = max(1, round(len(whole) * width.after / width.before))
+        rows.append([width.group, width.before, width.after, "█" * stays + "░" * (len(whole) - stays)])
+    return plain_table(["group", "before", "after", ""], rows)
 
 
 def spell_count(value: float) -> str:

@@ -104,7 +104,12 @@ def test_a_run_leaves_every_file_and_every_field(finished: Path) -> None:
 def test_verify_and_eval_agree_with_the_run(finished: Path) -> None:
     verified = prune("verify", "out", cwd=finished)
     assert verified.returncode == 0
-    assert verified.stdout.startswith("certificate: verified")
+    assert "\ncertificate: verified" in verified.stdout
+    widths = {w["group"]: (w["before"], w["after"]) for w in result_of(finished / "out")["widths"]}
+    shown = [line.split() for line in verified.stdout.splitlines() if "█" in line]
+    assert {group: (int(before), int(after)) for group, before, after, _ in shown} == {
+        g: w for g, w in widths.items() if w[0] != w[1]
+    }
     evaluated = prune("eval", "out", cwd=finished)
     accuracy = result_of(finished / "out")["val_accuracy"]
     assert evaluated.stdout.startswith(f"accuracy {accuracy:.4f}")
@@ -266,7 +271,7 @@ def test_a_run_of_files_is_used_from_any_directory_and_refuses_options_that_mean
     done = prune("run", "--model", "python:net.py:build", "--data", "digits", *quick, "-P", "0.2", cwd=here)
     assert done.returncode == 0, done.stderr
     run = here / "prune-runs" / "net-l2norm"
-    assert prune("verify", str(run), cwd=elsewhere).stdout.startswith("certificate: verified")
+    assert "\ncertificate: verified" in prune("verify", str(run), cwd=elsewhere).stdout
     refused = prune("verify", str(run), "-P", "0.3", cwd=elsewhere)
     assert refused.returncode == 2
     assert refused.stderr == "Error: -P: for a MODEL only; a RUN has its own network and settings\n"

@@ -64,7 +64,7 @@ def row(it: Subject, reduce: float, multiple_of: int | None) -> str:
     seconds = time.perf_counter() - started
     cut, recipe = resize(it.model, it.graph, made.proposal)
     counted = count(cut, it.inputs)
-    odd = [s for s in recipe.slices if len(s.kept) % 8]
+    odd = [s for s in recipe.slices if len(s.kept) % (multiple_of or 8)]
     whole = CostModel(it.graph).cost({}) == it.cost
     agrees = "yes" if whole and counted == made.cost else "NO"
     missed = "; ".join(n for n in made.notes if "size" in n)
@@ -114,7 +114,7 @@ def main() -> None:
     for name in given.nets:
         it = subject(name, given.size, given.engine)
         for reduce in given.reduce:
-            for multiple_of in (None, 8):
+            for multiple_of in (None, 8, 32):
                 print(row(it, reduce, multiple_of), flush=True)
             if given.peer:
                 print(f"{'':16} {reduce:4.1f}   Torch-Pruning: {peer_trials(it, reduce)}", flush=True)

@@ -191,6 +191,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=120)
     parser.add_argument("--ours", action="store_true", help="leave Torch-Pruning out")
     parser.add_argument("--theirs", action="store_true", help="Torch-Pruning only")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table into a page of the docs")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--peer", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -205,7 +206,17 @@ def main() -> None:
         for cache, of_peer in ((rows, False), (peers, True)):
             if name not in cache.rows and not (of_peer and options.ours) and not (not of_peer and options.theirs):
                 cache.add(name, run(options.library, name, options.seconds, of_peer=of_peer))
-    print(table({n: {"peer": "-", **rows.rows[n], **peers.rows.get(n, {})} for n in names if n in rows.rows}))
+    found = table({n: {"peer": "-", **rows.rows[n], **peers.rows.get(n, {})} for n in names if n in rows.rows})
+    print(found)
+    if options.write:
+        write(options.write, options.library, found)
+
+
+def write(page: Path, library: str, found: str) -> None:
+    """Put the table between its marks in a page of the docs."""
+    begin, end = f"<!-- {library}: begin -->", f"<!-- {library}: end -->"
+    before, rest = page.read_text().split(begin)
+    page.write_text(f"{before}{begin}\n\n{found}\n\n{end}{rest.split(end)[1]}")
 
 
 class Cache:

@@ -70,8 +70,13 @@ def build(library: str, name: str) -> tuple[torch.nn.Module, Any]:
         import timm
 
         model = timm.create_model(name).eval()
-        size = model.default_cfg["input_size"] if model.default_cfg.get("fixed_input_size") else (3, 64, 64)
-        return model, (torch.randn(1, *size),)
+        small = (torch.randn(1, 3, 64, 64),)
+        try:
+            with torch.no_grad():
+                model(*small)
+        except Exception:  # fixed sizes, windows that do not fit, kernels larger than what is left
+            return model, (torch.randn(1, *model.default_cfg["input_size"]),)
+        return model, small
     from torchvision import models
 
     detection = name in models.list_models(module=models.detection)

@@ -318,7 +318,7 @@ class Ledger:
         for monomial in form:
             for source, _ in monomial:
                 if isinstance(source, Width):
-                    self._stuck.append((source.labels[source.labels >= 0], reason))
+                    self._stuck.append((source.labels, reason))
                 elif len(monomial) == 1 and len(form) == 1:
                     self._fixed.add(source)
 
@@ -334,7 +334,7 @@ class Ledger:
     def settle(self, builder: GraphBuilder) -> None:
         """Tell the builder which attributes follow, which widths stay equal and what may not be cut."""
         for labels, reason in self._stuck:
-            builder.freeze(labels, reason)
+            _freeze(builder, labels, reason)
         following: dict[Attribute, list[tuple[Fraction, _Use]]] = {}
         pending = list(self._uses)
         for scaled in self._scaled:
@@ -345,14 +345,11 @@ class Ledger:
                 break
             pending = left
         for use in pending:
-            builder.freeze(use.labels[use.labels >= 0], f"{use.reason}: a number that cannot be followed")
+            _freeze(builder, use.labels, f"{use.reason}: a number that cannot be followed")
         for source, uses in following.items():
             if source in self._fixed:
                 for _, use in uses:
-                    builder.freeze(
-                        use.labels[use.labels >= 0],
-                        f"{use.reason}: {source.module}.{source.name} is used otherwise too",
-                    )
+                    _freeze(builder, use.labels, f"{use.reason}: {source.module}.{source.name} is used otherwise too")
                 continue
             scale, first = uses[0]
             builder.attribute(source.module, source.name, first.labels, scale, index=source.index)
@@ -365,10 +362,11 @@ class Ledger:
         widths = {s for s in sources if isinstance(s, Width)}
         for source in widths or sources:
             labels = source.labels if isinstance(source, Width) else self._labels_of(source)
-            if labels is None:
-                self._fixed |= {source} if isinstance(source, Attribute) else set()
-            elif not builder.scaled(scaled.labels, labels, scaled.power):
-                builder.freeze(labels[labels >= 0], scaled.reason)
+            if labels is not None:
+                if not builder.scaled(scaled.labels, labels, scaled.power):
+                    _freeze(builder, labels, scaled.reason)
+            elif isinstance(source, Attribute):
+                self._fixed.add(source)
 
     def _labels_of(self, source: Attribute) -> Indices | None:
         """The channels that an attribute is the number of, where it is used as a size by itself."""
@@ -380,9 +378,7 @@ class Ledger:
         """Enter one use; False where it has to wait for others."""
         form = self._reduced(use.form, following)
         if all(m == _ONE for m in form):
-            builder.freeze(
-                use.labels[use.labels >= 0], f"{use.reason}: the code keeps {int(sum(form.values()))} of them"
-            )
+            _freeze(builder, use.labels, f"{use.reason}: the code keeps {int(sum(form.values()))} of them")
             return True
         if len(form) > 1:
             return False
@@ -410,6 +406,11 @@ class Ledger:
             key = frozenset(kept)
             found[key] = found.get(key, Fraction(0)) + coefficient
         return found
+
+
+def _freeze(builder: GraphBuilder, labels: Indices, reason: str) -> None:
+    """Freeze labels; -1 is passed over."""
+    builder.freeze(labels[labels >= 0], reason)
 
 
 def _single(form: Form, kind: type[Any]) -> Any:

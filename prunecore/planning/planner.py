@@ -10,8 +10,8 @@ import numpy as np
 from prunecore.errors import ConfigError, TargetError, listing
 from prunecore.planning.bundles import bundles_of
 from prunecore.planning.limits import check_reduce, limits_of
-from prunecore.planning.ranking import merged, rank
-from prunecore.planning.search import Space, approach, bisect, trim
+from prunecore.planning.ranking import rank
+from prunecore.planning.search import Space, approach, settle
 from prunecore.types import Cost, Measure, Proposal, Width
 
 if TYPE_CHECKING:
@@ -139,12 +139,11 @@ class _Problem:
 def _search(problem: _Problem, ranked: Sequence[Ranked], target: Target) -> Indices:
     if target.reduce == 0.0:
         return problem.start
-    order, worth = merged(ranked)
-    above, below, threshold = bisect(problem.space, order, worth, problem.goal)
-    if target.multiple_of is not None:
-        return trim(problem.space, ranked, below, goal=problem.goal)
-    tolerance = TOLERANCE * problem.total
-    return approach(problem.space, ranked, (above, below), threshold=threshold, goal=problem.goal, tolerance=tolerance)
+    tolerance = None if target.multiple_of is not None else TOLERANCE * problem.total
+    state, threshold = settle(problem.space, ranked, problem.goal, tolerance)
+    if tolerance is None:
+        return state
+    return approach(problem.space, ranked, state, threshold=threshold, goal=problem.goal, tolerance=tolerance)
 
 
 def _plan(

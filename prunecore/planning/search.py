@@ -1,4 +1,4 @@
-"""How many steps go: bisect on the common ranking until the exact cost meets the goal, then come as close as can be.
+"""How many steps go: as many of the common ranking as the goal needs, then as close to it as can be.
 
 A state is one level for each bundle. `Space` turns states into costs; nothing here knows about layers.
 """
@@ -11,6 +11,7 @@ import numpy as np
 
 from prunecore.measure.cost import CostModel
 from prunecore.planning.bundles import dims_of
+from prunecore.planning.ranking import merged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from prunecore.planning.ranking import Floats, Ranked
     from prunecore.types import DependencyGraph, Indices, Measure
 
-MOST_MOVES = 200  # single moves after the bisection
+MOST_MOVES = 200  # single moves after the thresholds
 PAIRED = 24  # bundles nearest to the threshold of which pairs are tried
 
 
@@ -81,35 +82,54 @@ def shared_widths(bundles: Sequence[Bundle]) -> list[tuple[Indices, Indices]]:
     return [(np.array(h, dtype=np.int64), np.array(u, dtype=np.int64)) for h, u in found]
 
 
-def bisect(space: Space, order: Indices, worth: Floats, goal: float) -> tuple[Indices, Indices, float]:
-    """The last state above the goal and the first at or below it along the ranking, and the threshold between them."""
-    bundles = len(space.levels)
+def settle(space: Space, ranked: Sequence[Ranked], goal: float, tolerance: float | None) -> tuple[Indices, float]:
+    """The state that follows the common ranking down to the goal, and the threshold: the worth of the last step taken.
 
-    def prefix(n: int) -> Indices:
-        return np.bincount(order[:n], minlength=bundles).astype(np.int64)
+    A threshold lies between two neighbouring states. Where neither is within `tolerance` of the goal, the bundle whose
+    step parts them keeps the nearer level, and the threshold of the others is moved; so on until the goal is met or no
+    bundle is left. Without a tolerance the goal is never exceeded, and no step fits back: each bundle has stopped where
+    one step less was too much, and the others only grew since. A threshold is found by bisection, so that the costs of
+    `O(bundles * log(steps))` states are computed at the very most, of a few dozen as a rule.
+    """
+    order, worth = merged(ranked)
+    base = np.zeros(len(ranked), dtype=np.int64)
+    threshold = 0.0
+    while space.value(base) > goal:
+        steps = _last_above(space, base, order, goal)
+        above = base + np.bincount(order[:steps], minlength=len(base))
+        if steps == len(order):  # no step is left
+            return above, threshold
+        parting = int(order[steps])
+        below = above.copy()
+        below[parting] += 1
+        miss = [abs(space.value(s) - goal) for s in (above, below)]
+        state = below if tolerance is None or miss[1] < miss[0] else above
+        threshold = float(worth[steps])
+        if tolerance is not None and min(miss) <= tolerance:
+            return state, threshold
+        rest = order != parting
+        order, worth = order[rest], worth[rest]
+        base[parting] = state[parting]
+    return base, threshold
 
+
+def _last_above(space: Space, base: Indices, order: Indices, goal: float) -> int:
+    """The most steps of `order` beyond `base` that leave the cost above the goal."""
     low, high = 0, len(order)
     while low < high:
-        middle = (low + high) // 2
-        if space.value(prefix(middle)) <= goal:
-            high = middle
+        middle = (low + high + 1) // 2
+        if space.value(base + np.bincount(order[:middle], minlength=len(base))) > goal:
+            low = middle
         else:
-            low = middle + 1
-    return prefix(max(low - 1, 0)), prefix(low), float(worth[low - 1]) if low else 0.0
+            high = middle - 1
+    return low
 
 
 def approach(
-    space: Space,
-    ranked: Sequence[Ranked],
-    ends: tuple[Indices, Indices],
-    *,
-    threshold: float,
-    goal: float,
-    tolerance: float,
+    space: Space, ranked: Sequence[Ranked], state: Indices, *, threshold: float, goal: float, tolerance: float
 ) -> Indices:
-    """The end nearer to the goal; where that is not within `tolerance`, single steps are added or taken back, then pairs
-    of them, as long as that comes closer."""
-    state = min(ends, key=lambda s: abs(space.value(s) - goal))
+    """Where a state is not within `tolerance` of the goal, single steps are added or taken back, then pairs of them, as
+    long as that comes closer."""
     for _ in range(MOST_MOVES):
         distance = abs(space.value(state) - goal)
         if distance <= tolerance:
@@ -152,17 +172,3 @@ def _nearer(space: Space, states: Indices, strain: Floats, goal: float, within: 
     """Of the states within that distance of the goal the one that strains the ranking least."""
     near = np.flatnonzero(np.abs(space.values(states) - goal) <= within) if len(states) else np.empty(0, dtype=np.int64)
     return None if not len(near) else np.asarray(states[near[int(strain[near].argmin())]], dtype=np.int64)
-
-
-def trim(space: Space, ranked: Sequence[Ranked], state: Indices, *, goal: float) -> Indices:
-    """Take steps back, the most salient first, as long as the goal still holds; then no single step fits back."""
-    step = np.eye(len(state), dtype=np.int64)
-    while True:
-        back = np.flatnonzero(state > 0)
-        states = state - step[back]
-        # a step back that alignment takes forth again changes nothing
-        fits = (space.values(states) <= goal) & (space.close(states) != space.close(state[None])).any(axis=1)
-        if not fits.any():
-            return state
-        worth = np.array([ranked[int(b)].worth[state[b] - 1] for b in back])
-        state = states[int(np.where(fits, worth, -np.inf).argmax())]

@@ -219,9 +219,11 @@ def member_matrix(tensor: Tensor, member: Member) -> Tensor:
     """The elements of `tensor` that each channel of `member` owns, as float32 `(channels, features)`."""
     import torch
 
-    index = torch.from_numpy(np.ascontiguousarray(member.index)).to(tensor.device)
     rows = tensor.detach().movedim(member.dim, 0).float()
-    return rows[index.flatten()].reshape(index.shape[0], -1)
+    index = np.ascontiguousarray(member.index).ravel()
+    if not (index.size == len(rows) and (index == np.arange(len(rows))).all()):  # else they lie there in order
+        rows = rows[torch.from_numpy(index).to(tensor.device)]
+    return rows.reshape(member.index.shape[0], -1)
 
 
 @dataclass(frozen=True)

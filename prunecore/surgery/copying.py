@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from prunecore.errors import ModelError
 
 _REBUILT_AT_NEED = "_compiled_call_impl"
+_ATOMS = (bool, int, float, str, type(None))  # what deepcopy hands on as it is
 
 
 def copy_model(model: nn.Module, replaced: Mapping[int, Tensor] | None = None) -> nn.Module:
@@ -63,7 +64,9 @@ def _is_plain(kind: type[nn.Module]) -> bool:
 
 def _fill(new: nn.Module, module: nn.Module, memo: dict[int, Any]) -> None:
     for key, value in vars(module).items():
-        if type(value) in (dict, OrderedDict) and not value and id(value) not in memo:
+        if type(value) in _ATOMS:
+            vars(new)[key] = value
+        elif type(value) in (dict, OrderedDict) and not value and id(value) not in memo:
             vars(new)[key] = type(value)()
         elif key != _REBUILT_AT_NEED:
             vars(new)[key] = copy.deepcopy(value, memo)

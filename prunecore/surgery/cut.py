@@ -53,11 +53,12 @@ def make_recipe(model: nn.Module, graph: DependencyGraph, proposal: Proposal) ->
         _check_group(groups[name], index)
     slices = _slices(tensors, [groups[name] for name in kept], kept)
     shapes = _new_shapes(tensors, slices)
+    after = {id(tensors[s.tensor]): s.after for s in shapes}
     counts = graph.widths | {name: len(index) for name, index in kept.items()}
     _check_links(graph, counts)
     return Recipe(
         slices=slices,
-        attributes=tuple(_attribute_edits(model, graph, counts, {s.tensor: s.after for s in shapes})),
+        attributes=tuple(_attribute_edits(model, graph, counts, after)),
         values=tuple(_value_edits(graph, counts, slices)),
         widths=tuple(Width(g.name, g.channels, counts[g.name]) for g in graph.groups if counts[g.name] != g.channels),
         shapes=shapes,
@@ -98,7 +99,9 @@ def _slices(
 ) -> tuple[Slice, ...]:
     stays: dict[tuple[str, int], np.ndarray[tuple[int], np.dtype[np.bool_]]] = {}
     for group in groups:
-        removed = np.setdiff1d(np.arange(group.channels), kept[group.name])
+        leaves = np.ones(group.channels, dtype=bool)
+        leaves[kept[group.name]] = False
+        removed = np.flatnonzero(leaves)
         for member in group.members if len(removed) else ():
             if member.tensor not in tensors:
                 raise ModelError(
@@ -132,17 +135,19 @@ def _new_shapes(tensors: Mapping[str, Tensor], slices: tuple[Slice, ...]) -> tup
 
 
 def _attribute_edits(
-    model: nn.Module, graph: DependencyGraph, counts: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]
+    model: nn.Module, graph: DependencyGraph, counts: Mapping[str, int], shapes: Mapping[int, tuple[int, ...]]
 ) -> Iterator[AttributeEdit]:
-    """Known layers are set from their tensors, the rest as the graph says; only what changes is listed."""
+    """Known layers are set from their tensors, the rest as the graph says; only what changes is listed.
+
+    shapes: of the cut tensors, by the `id` of the whole one.
+    """
     derived = _derived(model, graph, counts)
-    by_id = {id(tensor): shapes[name] for name, tensor in named_tensors(model).items() if name in shapes}
     for name, module in model.named_modules():
         own = _own_tensors(module)
         new: dict[str, Number] = {}
-        if any(id(t) in by_id for t in own.values()):
+        if any(id(t) in shapes for t in own.values()):
             groups = derived.get(name, {}).get("groups")
-            new_shapes = {key: by_id.get(id(t), tuple(t.shape)) for key, t in own.items()}
+            new_shapes = {key: shapes.get(id(t), tuple(t.shape)) for key, t in own.items()}
             new = layer_attributes(name, module, new_shapes, groups if isinstance(groups, int) else None)
         for attribute, value in {**new, **derived.get(name, {})}.items():
             old = _number(name, module, attribute)
@@ -212,14 +217,15 @@ def apply_recipe(model: nn.Module, recipe: Recipe) -> nn.Module:
     Raises ModelError that names tensor or attribute, what was got and what was expected, where the network is not the one
     that the recipe was made for.
     """
-    _check_fits(model, recipe)
     whole = named_tensors(model)
+    _check_fits(model, whole, recipe)
     with torch.no_grad():
         cuts = slice_all({s.tensor: whole[s.tensor] for s in recipe.slices}, recipe.slices)
         plain = [name for name in cuts if type(whole[name]) in (nn.Parameter, Tensor) and not vars(whole[name])]
         pruned = copy_model(model, {id(whole[name]): _like(whole[name], cuts[name]) for name in plain})
-        tensors = named_tensors(pruned)
-        for name in cuts.keys() - set(plain):
+        rest = cuts.keys() - set(plain)
+        tensors = named_tensors(pruned) if rest or recipe.values else {}
+        for name in rest:
             # in place, so that every reference to a shared tensor sees the cut one
             tensors[name].data = cuts[name]
         for value in recipe.values:
@@ -253,6 +259,8 @@ def slice_all(tensors: Mapping[str, Tensor], slices: tuple[Slice, ...]) -> dict[
 
 def _in_order_of(original: Tensor, cut: Tensor) -> Tensor:
     """`cut` laid out in memory as `original` is (channels_last stays channels_last)."""
+    if original.is_contiguous():
+        return cut.contiguous()
     order = sorted(range(original.dim()), key=original.stride, reverse=True)
     back = sorted(range(original.dim()), key=order.__getitem__)
     return cut.permute(order).contiguous().permute(back)
@@ -276,9 +284,8 @@ def _refresh(module: nn.Module) -> None:
         module.flatten_parameters()
 
 
-def _check_fits(model: nn.Module, recipe: Recipe) -> None:
+def _check_fits(model: nn.Module, tensors: Mapping[str, Tensor], recipe: Recipe) -> None:
     kind = type(model).__name__
-    tensors = named_tensors(model)
     shapes = {s.tensor: s.before for s in recipe.shapes}
     for name in dict.fromkeys([*shapes, *(s.tensor for s in recipe.slices), *(v.tensor for v in recipe.values)]):
         if name not in tensors:

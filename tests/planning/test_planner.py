@@ -424,3 +424,26 @@ def test_a_coarse_network_comes_as_near_as_pairs_of_steps_allow() -> None:
     assert made.cost.macs == 44
     assert counts_of(made.proposal.kept) == {"a": 2, "b": 8}
     assert made.notes == ()
+
+
+def test_a_step_too_big_for_the_rest_is_made_up_for_by_many_small_ones() -> None:
+    # one wide stream whose step is 1/8 of everything, and 300 groups that are a thousandth of it together
+    groups = tuple(
+        ChannelGroup(n, c, (Member(f"{n}.weight", 0, "producer", index(c)),))
+        for n, c in (("stream", 8), *((f"g{i}", 16) for i in range(300)))
+    )
+    ops = tuple(OpCost(g.name, "mm", 1 if g.name != "stream" else 2400, (Affine(0, ((g.name, 1),)),)) for g in groups)
+    graph = DependencyGraph(groups=groups, links=(), ops=ops, tensors=())
+    made = plan(graph, uniform_scores(groups), Target(reduce=0.3), original=None)
+    assert abs(made.size - 0.7) <= 0.005
+    widths = counts_of(made.proposal.kept)
+    small = [widths.get(f"g{i}", 16) for i in range(300)]
+    # they obey one threshold: equal groups differ by one step at most
+    assert max(small) - min(small) <= 1
+    aligned = plan(graph, uniform_scores(groups), Target(reduce=0.3, multiple_of=4))
+    widths = {g.name: g.channels for g in groups} | counts_of(aligned.proposal.kept)
+    total = macs(graph)
+    assert aligned.cost.macs <= 0.7 * total
+    for name, width in widths.items():
+        if width < graph.widths[name]:
+            assert macs(graph, {**widths, name: width + 4}) > 0.7 * total

@@ -56,8 +56,8 @@ class Call:
             return
         if left.shape != right.shape:
             left, right = np.broadcast_arrays(left, right)
-        none_left, none_right = left < 0, right < 0
-        if none_left.any() or none_right.any():
+        if min(left.min(initial=0), right.min(initial=0)) < 0:
+            none_left, none_right = left < 0, right < 0
             self.freeze(left[none_right], why)
             self.freeze(right[none_left], why)
             both = ~(none_left | none_right)

@@ -186,24 +186,55 @@ class Resolution:
     # ------------------------------------------------------------ equal counts
 
     def _compare_counts(self, counts: Sequence[tuple[Indices, Indices, Fraction, str]]) -> list[tuple[Indices, str]]:
-        """Notes pairs of groups whose widths go together; returns what has to be frozen because no pair says it."""
+        """Notes pairs of groups whose widths go together; returns what has to be frozen because no pair says it.
+
+        Sums of several groups are fine where pairs and equal parts already say the same (q alone, k and v together).
+        """
         self._pairs: dict[tuple[int, int], tuple[Fraction, str]] = {}
-        stuck = []
+        pending = []
         for left, right, scale, reason in counts:
             a, b = self._shares(left), self._shares(right)
-            b = {group: scale * share for group, share in b.items()}
-            if a == b:
-                continue
-            rest = {g: a.get(g, Fraction(0)) - b.get(g, Fraction(0)) for g in {**a, **b} if a.get(g) != b.get(g)}
-            moving = [g for g in rest if g >= 0]
-            if len(rest) == len(moving) == 2 and rest[moving[0]] * rest[moving[1]] < 0:
-                first, second = moving
-                self._pairs.setdefault((first, second), (-rest[second] / rest[first], reason))
-                continue
-            labels_stuck = np.flatnonzero(np.isin(self.group_of[self.class_of], moving))
-            if labels_stuck.size:
-                stuck.append((labels_stuck, reason))
-        return stuck
+            shares = {g: a.get(g, Fraction(0)) - scale * b.get(g, Fraction(0)) for g in {**a, **b}}
+            pending.append(({g: share for g, share in shares.items() if share}, reason))
+        while True:
+            tied, known, later = self._proportions(), len(self._pairs), []
+            for shares, reason in pending:
+                rest: dict[int, Fraction] = {}
+                for group, share in shares.items():
+                    root, ratio = tied.get(group, (group, Fraction(1)))
+                    rest[root] = rest.get(root, Fraction(0)) + share * ratio
+                moving = [g for g, share in rest.items() if share]
+                if len(moving) == 2 and min(moving) >= 0 and rest[moving[0]] * rest[moving[1]] < 0:
+                    first, second = moving
+                    self._pairs.setdefault((first, second), (-rest[second] / rest[first], reason))
+                elif moving:
+                    later.append((shares, reason))
+            pending = later
+            if len(self._pairs) == known:
+                break
+        stuck = [
+            (np.flatnonzero(np.isin(self.group_of[self.class_of], [g for g in shares if g >= 0])), reason)
+            for shares, reason in pending
+        ]
+        return [(labels, reason) for labels, reason in stuck if labels.size]
+
+    def _proportions(self) -> dict[int, tuple[int, Fraction]]:
+        """group -> (root, ratio): `kept[group] = ratio * kept[root]`, as far as pairs and equal parts say so."""
+        edges: dict[int, list[tuple[int, Fraction]]] = {}
+        said = [(left, right, scale) for (left, right), (scale, _) in self._pairs.items()]
+        for columns in map(_columns, self._constraints):
+            said += [(g, column[0][0], Fraction(p, column[0][1])) for column in columns for g, p in column[1:]]
+        for left, right, scale in said:
+            edges.setdefault(left, []).append((right, 1 / scale))
+            edges.setdefault(right, []).append((left, scale))
+        found: dict[int, tuple[int, Fraction]] = {}
+        for root in edges:
+            queue = [] if root in found else [(root, Fraction(1))]
+            for group, ratio in queue:
+                if group not in found:
+                    found[group] = root, ratio
+                    queue += [(other, ratio * scale) for other, scale in edges[group]]
+        return found
 
     def _shares(self, labels: Indices) -> dict[int, Fraction]:
         """Of each group (-1: what always stays), how many of `labels` there are for each of its channels."""
@@ -282,14 +313,13 @@ class Resolution:
         links: dict[Link, None] = {}
         for found in self._constraints:
             groups = self.group_of[found.classes]
-            kinds = list(dict.fromkeys(found.types))
             for group in np.unique(groups).tolist():
                 if group not in partitions and self._cells[group].max() > 0:
                     partitions[group] = [Partition(self._cells[group], found.reason)]
-            for column in zip(*kinds, strict=True) if len(kinds) > 1 else ():
-                parts = [sum(group in kind for kind in found.types) for group in column]
-                common = math.gcd(*parts)
-                links[Link(tuple(names[g] for g in column), tuple(p // common for p in parts), found.reason)] = None
+            for column in _columns(found):
+                common = math.gcd(*(parts for _, parts in column))
+                ratios = tuple(parts // common for _, parts in column)
+                links[Link(tuple(names[g] for g, _ in column), ratios, found.reason)] = None
         for (left, right), (scale, reason) in self._pairs.items():
             # kept[left] = scale * kept[right]
             links[Link((names[left], names[right]), (scale.numerator, scale.denominator), reason)] = None
@@ -384,6 +414,13 @@ def _counted(keys: Indices) -> tuple[Indices, Indices]:
     lengths = np.diff(np.r_[starts, keys.size])
     found, inverse = np.unique(keys[starts], return_inverse=True)
     return found, np.bincount(inverse.ravel(), weights=lengths, minlength=len(found)).astype(np.int64)
+
+
+def _columns(found: _Constraint) -> list[list[tuple[int, int]]]:
+    """Groups of different parts that stand for each other, each with the number of parts it is in."""
+    kinds = list(dict.fromkeys(found.types))
+    columns = zip(*kinds, strict=True) if len(kinds) > 1 else ()
+    return [[(group, sum(group in kind for kind in found.types)) for group in column] for column in columns]
 
 
 def _vacuous(free: Indices, may_vanish: bool) -> bool:

@@ -151,25 +151,19 @@ class GraphBuilder:
             self._apart.setdefault(labels.tobytes(), labels)
 
     def scaled(self, labels: Indices, width: Indices, power: float) -> bool:
-        """What a layer gives at `labels` is multiplied by the number of kept `width` to the `power`.
+        """What a layer gives is multiplied by the number of kept `width` to the `power`.
 
-        The weights of that layer then make up for the change. False where `labels` are not outputs of one layer.
+        labels: along dim 0 of the layer's weights and of its biases, which then make up for the change. False where they
+        are of anything else, or of nothing.
         """
         own = np.unique(labels[labels >= 0])
-        slots = np.unique(np.searchsorted(self._offsets, own, side="right") - 1)
-        if len(slots) != 1 or own[-1] >= self._slot_labels:
+        if not own.size or own[-1] >= self._slot_labels:
             return False
-        slot = self._slots[int(slots[0])]
-        shape, is_parameter = self._shapes[slot.tensor]
-        if not is_parameter or slot.dim != 0 or len(shape) < 2:
+        owners = np.searchsorted(self._offsets, own, side="right") - 1
+        slots = {int(n): self._slots[int(n)] for n in np.unique(owners)}
+        if any(slot.dim != 0 or not slot.is_parameter for slot in slots.values()):
             return False
-        module = slot.tensor.rpartition(".")[0]
-        beside = [
-            name
-            for name, (other, parameter) in self._shapes.items()
-            if parameter and name.rpartition(".")[0] == module and other == shape[:1]
-        ]
-        self._scales += [(name, own - slot.offset, width, power) for name in (slot.tensor, *beside)]
+        self._scales += [(s.tensor, own[owners == n] - s.offset, width, power) for n, s in slots.items()]
         return True
 
     def attribute(

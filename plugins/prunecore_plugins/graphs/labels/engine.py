@@ -14,7 +14,7 @@ from prunecore.errors import ForwardError, listing
 from prunecore.graph import OpRule
 from prunecore_plugins.graphs.labels.call import tensors_in
 from prunecore_plugins.graphs.labels.frontier import Frontier
-from prunecore_plugins.graphs.labels.numbers import remembered
+from prunecore_plugins.graphs.labels.numbers import remembered, remembered_roots
 from prunecore_plugins.graphs.labels.restore import Originals, evaluation, hooked, plain_kernels, training_branches
 from prunecore_plugins.graphs.labels.rules import table
 from prunecore_plugins.graphs.labels.trace import Trace, first_batch
@@ -33,7 +33,7 @@ class LabelGraph:
         originals = Originals(model)
         trace = Trace(model, builder, table(tuple(rules)), originals)
         try:
-            with plain_kernels(), hooked(trace.enter, trace.leave), remembered(model, trace.ledger):
+            with plain_kernels(), remembered_roots(), hooked(trace.enter, trace.leave), remembered(model, trace.ledger):
                 _run(model, inputs, trace, evaluation(model))
                 if any(n not in trace.reached for n, _ in model.named_parameters()):
                     _try_branches(model, inputs, trace)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from prunecore_plugins.graphs.labels.numbers import Scale
+from prunecore_plugins.graphs.labels.numbers import Scale, as_float
 
 if TYPE_CHECKING:
     from prunecore_plugins.graphs.labels.trace import Trace
@@ -60,6 +61,9 @@ class Frontier(TorchFunctionMode):
                     value.dropped()
         reader = _READERS.get(func)
         if reader is None:
+            if func in _COMPOSED:
+                with self:
+                    return _COMPOSED[func](*args, **kwargs)
             return func(*args, **kwargs)
         self._trace.given = reader(args, kwargs)
         try:
@@ -92,6 +96,18 @@ class Frontier(TorchFunctionMode):
         if not self._trace.info(tensor).layers:
             return found
         return torch.Size([self._trace.number(tensor, d, n) for d, n in enumerate(found)])
+
+
+# ---------------------------------------------------------------- torch's own code that reckons with sizes
+
+
+def _opened(function: Any) -> Any:
+    """`function`, written in Python, without its own dispatch: what it calls comes by here one by one."""
+    own = {"has_torch_function": lambda _: False, "float": lambda n: n if isinstance(n, float) else as_float(n)}
+    return FunctionType(function.__code__, {**function.__globals__, **own}, None, function.__defaults__)
+
+
+_COMPOSED = {F.multi_head_attention_forward: _opened(F.multi_head_attention_forward)}
 
 
 # ---------------------------------------------------------------- one reader a kind of call

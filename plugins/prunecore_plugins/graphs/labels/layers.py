@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from prunecore.types import Indices
 
 
@@ -36,17 +38,47 @@ class Layer:
 
 
 @dataclass(frozen=True, eq=False)
+class Made:
+    """What one layer makes: were the labels of its weights and biases scaled, so would be what it gives.
+
+    weights: labels along the outputs. biases: of each, -1 where there is none.
+    """
+
+    weights: Indices
+    biases: Indices
+
+    @classmethod
+    def by(cls, weights: Indices, bias: Info | None) -> Made | None:
+        """None where the bias is not made of a parameter of the same length."""
+        weights = weights.ravel()
+        if bias is None:
+            return cls(weights, np.full(weights.size, -1, dtype=np.int64))
+        if len(bias.layers) != 1 or not bias.leaf or bias.layers[0].labels.size != weights.size:
+            return None
+        return cls(weights, bias.layers[0].labels.ravel())
+
+    def at(self, weights: Indices) -> Made:
+        """The part of it that `weights` stand for."""
+        here = np.isin(self.weights, weights)
+        return Made(self.weights[here], self.biases[here])
+
+    @property
+    def labels(self) -> Indices:
+        return np.concatenate([self.weights, self.biases[self.biases >= 0]])
+
+
+@dataclass(frozen=True, eq=False)
 class Info:
     """What is known of one tensor's channels.
 
-    leaf: made of parameters, buffers and constants only. why: what a dim without labels is, for reasons. made_by: labels of the
-    weights of one layer that this is linear in: were they scaled, so would this be (None: of no single layer).
+    leaf: made of parameters, buffers and constants only. why: what a dim without labels is, for reasons. made_by: the weights
+    of one layer that this is linear in (None: of no single layer).
     """
 
     layers: tuple[Layer, ...] = ()
     leaf: bool = True
     why: str = "a constant made in the forward"
-    made_by: Indices | None = None
+    made_by: Made | None = None
 
 
 def first(labels: Indices, dims: tuple[int, ...]) -> Indices:

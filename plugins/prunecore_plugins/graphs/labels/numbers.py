@@ -8,6 +8,7 @@ and channels that have to stay because the code holds their number fixed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -193,6 +194,30 @@ class Scale(float):
     def __float__(self) -> float:
         self.dropped()
         return float.__float__(self)
+
+
+def as_float(value: Any) -> float:
+    """`float(value)` that remembers a number."""
+    return Scale(float(int(value)), value, 1.0) if isinstance(value, Number) else float(value)
+
+
+@contextmanager
+def remembered_roots() -> Iterator[None]:
+    """`math.sqrt` of a number, and of a scale made of one, is a scale: code divides by `math.sqrt(head_dim)`."""
+    plain = math.sqrt
+
+    def sqrt(value: Any, /) -> float:
+        if isinstance(value, Number):
+            value = as_float(value)
+        if isinstance(value, Scale):
+            return Scale(plain(float.__float__(value)), value.number, value.power / 2)
+        return plain(value)
+
+    math.sqrt = sqrt
+    try:
+        yield
+    finally:
+        math.sqrt = plain
 
 
 def _form(value: Any) -> Form | None:
@@ -430,7 +455,7 @@ def _single(form: Form, kind: type[Any]) -> Any:
 _WIDTHS = frozenset(
     (
         "in_channels", "out_channels", "in_features", "out_features", "num_features", "num_channels", "embedding_dim",
-        "hidden_size", "input_size", "embed_dim", "num_heads", "head_dim", "groups", "normalized_shape",
+        "hidden_size", "input_size", "embed_dim", "d_model", "num_heads", "head_dim", "groups", "normalized_shape",
     )
 )  # fmt: skip
 _LEAST = 2  # zero and one are no widths that anything could follow

@@ -16,7 +16,7 @@ from prunecore.graph import UNREACHED, GraphBuilder
 from prunecore.types import Indices
 from prunecore_plugins.graphs.labels.call import Call, tensors_in
 from prunecore_plugins.graphs.labels.frontier import NOTHING, Given
-from prunecore_plugins.graphs.labels.layers import Info, Layer, counted, line
+from prunecore_plugins.graphs.labels.layers import Info, Layer, Made, counted, line
 from prunecore_plugins.graphs.labels.numbers import Ledger
 from prunecore_plugins.graphs.labels.restore import Originals
 from prunecore_plugins.graphs.labels.rules.pointwise import pointwise
@@ -68,11 +68,6 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """A module starts (forward pre-hook)."""
         path = self._paths.get(id(module))
         self.stack.append((self.module if path is None else path, module))
-        if isinstance(module, nn.MultiheadAttention):
-            # heads * head_dim = embed_dim, and the module reads all three off one number
-            for parameter in module.parameters():
-                for layer in self.info(parameter).layers:
-                    self.builder.freeze(layer.labels, f"nn.MultiheadAttention keeps its embedding ({self.module})")
         if isinstance(module, nn.RNNBase):
             # the fused kernel hides the gates; without it a recurrent layer is products, splits and pointwise ops
             torch._C._set_mkldnn_enabled(False)
@@ -140,7 +135,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """`tensor` is multiplied by `number ** power`: its weights have to make up for another number."""
         info = self.info(tensor)
         why = f"a scale follows the width of a head (in {self.module or 'the network itself'})"
-        made_by = np.empty(0, dtype=np.int64) if info.made_by is None else info.made_by
+        made_by = np.empty(0, dtype=np.int64) if info.made_by is None else info.made_by.labels
         self.ledger.scale(number, power, made_by, why)
 
     def freeze_all(self, tensor: Tensor, why: str) -> None:
@@ -200,20 +195,14 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _origin(self, func: Any, args: Any, result: Any) -> Any:
         """`result` with the layer that it is linear in."""
         name = func.overloadpacket.__name__
-        if name in _LAYERS:
-            return replace(result, made_by=_only(result)) if isinstance(result, Info) else result
-        if name in ("bmm", "mm"):
-            sides = [self.info(a) for a in args[:2]]
-            if not any(s.leaf for s in sides):
-                return replace(result, made_by=next((s.made_by for s in sides if s.made_by is not None), None))
-            return replace(result, made_by=_only(result))
-        if name in _MOVES or (name in ("mul", "div") and not isinstance(args[1], Tensor)):
-            if not args or not isinstance(args[0], Tensor) or self.info(args[0]).made_by is None:
-                return result
-            if isinstance(result, Info):
-                return replace(result, made_by=_only(result))
-            return [replace(r, made_by=_only(r)) for r in result] if result is not None else None
-        return result if not isinstance(result, Info) or result.made_by is None else replace(result, made_by=None)
+        sources = [self.info(a) for a in args[:3]]
+        made_by = next((s.made_by for s in sources if s.made_by is not None), None)
+        if isinstance(result, Info):
+            found = _made(name, args, sources, made_by, result)
+            return result if result.made_by is found is None else replace(result, made_by=found)
+        if result is None or made_by is None or name not in _MOVES:
+            return result
+        return [replace(r, made_by=_part(made_by, r)) for r in result]
 
     def _rule(self, func: Any) -> Rule | None:
         rule = self._rules.get(str(func)) or self._rules.get(str(func.overloadpacket))
@@ -248,7 +237,6 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-_LAYERS = frozenset(("addmm", "convolution"))
 _MOVES = frozenset(
     (
         "view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "select", "slice", "split",
@@ -258,9 +246,25 @@ _MOVES = frozenset(
 )  # fmt: skip
 
 
-def _only(info: Info) -> Indices | None:
-    """The labels of the only layer there is."""
-    return info.layers[0].labels.ravel() if len(info.layers) == 1 else None
+def _made(name: str, args: Any, sources: list[Info], made_by: Made | None, result: Info) -> Made | None:
+    """The layer that `result` is linear in."""
+    if name in ("addmm", "convolution"):
+        bias = sources[0] if name == "addmm" else sources[2] if isinstance(args[2], Tensor) else None
+        return Made.by(result.layers[0].labels, bias) if len(result.layers) == 1 else None
+    if name in ("mm", "bmm") and any(s.leaf for s in sources[:2]):
+        return Made.by(result.layers[0].labels, None) if len(result.layers) == 1 else None
+    if name in ("mm", "bmm"):
+        return made_by
+    if name in ("add", "add_") and made_by is not None and (made_by.biases < 0).all():
+        bias = next((s for s in sources[:2] if s.leaf), None)
+        return None if bias is None else Made.by(made_by.weights, bias)
+    moved = name in _MOVES or (name in ("mul", "div") and not isinstance(args[1], Tensor))
+    return _part(made_by, result) if moved and made_by is not None else None
+
+
+def _part(made_by: Made, result: Info) -> Made | None:
+    """What of it a result with fewer labels stands for."""
+    return made_by.at(result.layers[0].labels) if len(result.layers) == 1 else None
 
 
 def first_batch(values: Any) -> int:

@@ -72,6 +72,7 @@ class GraphBuilder:
         self._apart: dict[bytes, Indices] = {}
         self._counts: list[tuple[Indices, Indices, Fraction, str]] = []
         self._shapes: dict[str, tuple[tuple[int, ...], bool]] = {}
+        self._varies: str | None = None
         self._size = 0
         # remove_duplicate (the default) gives a shared tensor its first name only
         for name, parameter in model.named_parameters():
@@ -110,6 +111,17 @@ class GraphBuilder:
         self._size += count
         return np.arange(start, start + count, dtype=np.int64)
 
+    def tied(self, arrays: Sequence[Indices]) -> list[bool]:
+        """Of each array of fresh labels: whether any is tied to a label of a parameter or buffer by now."""
+        if not arrays:
+            return []
+        left, right = (
+            np.concatenate([pair[side] for pair in self._ties] or [np.empty(0, np.int64)]) for side in (0, 1)
+        )
+        # a component is numbered by its smallest label, and those of tensors come first
+        roots = components(self._size, left, right)
+        return [bool((roots[labels] < self._slot_labels).any()) for labels in arrays]
+
     def tie(self, left: Indices, right: Indices) -> None:
         """Element by element, these labels are the same channel. Shapes must be equal."""
         if left.shape != right.shape:
@@ -139,6 +151,10 @@ class GraphBuilder:
     def op(self, module: str, op: str, scale: int, factors: Sequence[int | Indices]) -> None:
         """An operation of `scale * product(factors)` MACs; a factor is a constant or the labels that make up a dim."""
         self._ops.append((module, op, scale, tuple(factors)))
+
+    def varies(self, operation: str) -> None:
+        """How much later operations cost depends on values: `operation` gave a result as long as the data say."""
+        self._varies = self._varies or operation
 
     def equal_counts(self, left: Indices, right: Indices, scale: Fraction | int, reason: str) -> None:
         """As many of `left` stay as of `right`, times `scale`, whichever they are; -1 always stays."""
@@ -215,6 +231,7 @@ class GraphBuilder:
             ),
             unprunable=_unprunable(groups),
             engine=self._engine,
+            varies=self._varies,
         )
 
     def _op_costs(self, resolved: Resolution, names: dict[int, str]) -> tuple[OpCost, ...]:

@@ -169,7 +169,11 @@ class Unprunable:
 
 @dataclass(frozen=True, eq=False)
 class DependencyGraph:
-    """How the channels of a network are tied, and what it costs as a function of the kept counts."""
+    """How the channels of a network are tied, and what it costs as a function of the kept counts.
+
+    varies: the operation from which on costs depend on values (as many boxes as a detector finds); `ops` are then those of
+    the values that the network itself computed.
+    """
 
     groups: tuple[ChannelGroup, ...]
     links: tuple[Link, ...]
@@ -179,6 +183,7 @@ class DependencyGraph:
     values: tuple[ValueForm, ...] = ()
     unprunable: tuple[Unprunable, ...] = ()
     engine: str = ""
+    varies: str | None = None
 
     def group(self, name: str) -> ChannelGroup:
         """The group of that name; KeyError where there is none."""

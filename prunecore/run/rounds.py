@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from prunecore.errors import CertificateError, ModelError
-from prunecore.measure import count, ptflops_cost
+from prunecore.measure import CostModel, count, ptflops_cost
 from prunecore.planning import plan, plan_measured, reachable
 from prunecore.scoring import score_all
 from prunecore.surgery import certify, compose, copy_model
@@ -144,7 +144,9 @@ def cut(bench: Bench, candidate: Candidate, analysis: Analysis, proposal: Propos
     for _ in range(ATTEMPTS):
         attempt = _attempt(bench, candidate, analysis, proposal)
         if isinstance(attempt, Cut):
-            return dataclasses.replace(attempt, frozen=frozen, notes=proposal.notes)
+            varies = analysis.graph.varies
+            note = () if varies is None else (f"{_VARIES} ({varies})",)
+            return dataclasses.replace(attempt, frozen=frozen, notes=(*proposal.notes, *note))
         culprits = _culprits(bench, candidate, analysis, proposal)
         if not culprits:
             break
@@ -165,9 +167,19 @@ def _attempt(bench: Bench, candidate: Candidate, analysis: Analysis, proposal: P
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     if not certificate.verified:
         return certificate.notes[0] if certificate.notes else f"outputs differ by {certificate.max_abs_error:g}"
-    cost = count(model, bench.inputs)
+    cost = _cost(bench, model, analysis.graph, proposal)
     size = measured(model, bench.inputs, cost, bench.target.measure) / bench.whole
     return Cut(model, recipe, certificate, cost, size, {})
+
+
+_VARIES = "what it costs depends on values; it is given for as many as the uncut network finds in the example inputs"
+
+
+def _cost(bench: Bench, model: nn.Module, graph: DependencyGraph, proposal: Proposal) -> Cost:
+    """Counted on the cut network; by the cost model where that would count how many boxes another network finds."""
+    if graph.varies is None:
+        return count(model, bench.inputs)
+    return CostModel(graph).cost({name: len(index) for name, index in proposal.kept.items()})
 
 
 def _culprits(bench: Bench, candidate: Candidate, analysis: Analysis, proposal: Proposal) -> dict[str, str]:

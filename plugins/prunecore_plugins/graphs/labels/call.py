@@ -135,6 +135,15 @@ class Call:
         else:
             self.trace.ledger.fix(number, self.reason(reason))
 
+    def sized(self, number: int) -> Indices | None:
+        """Labels of a dim that is made `number` long; None where it does not follow anything."""
+        ledger = self.trace.ledger
+        labels = ledger.width_of(number)
+        if labels is None and ledger.may_follow(number):
+            labels = self.trace.builder.fresh(int(number))
+            ledger.offer(number, labels, self.reason(f"the code gives the size {number}"))
+        return labels
+
     def fix(self, number: int) -> None:
         """The code gives `number` as a size that no cut changes."""
         self.trace.ledger.fix(number, self.reason("a size that stays"))
@@ -145,6 +154,8 @@ class Call:
         """MACs of the whole batch: `scale * product(factors)`; labels without any cut channel count as a constant."""
         if not self.trace.costs:
             return
+        if self.trace.varying is not None:
+            self.trace.builder.varies(self.trace.varying)
         constants = [f if isinstance(f, int) else f.size for f in factors if isinstance(f, int) or (f < 0).all()]
         total = scale * int(np.prod(constants, dtype=np.int64))
         cut = [f for f in factors if not isinstance(f, int) and not (f < 0).all()]

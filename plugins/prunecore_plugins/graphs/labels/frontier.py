@@ -127,6 +127,14 @@ def _shape(args: Any, kwargs: Any) -> Given:
     return Given(shape=_numbers(given))
 
 
+def _made(args: Any, kwargs: Any) -> Given:
+    """`torch.zeros(2, 3)`, `x.new_zeros((2, 3))`, `torch.full((2, 3), 1.0)`."""
+    given = args[1:] if args and isinstance(args[0], Tensor) else args
+    if given and isinstance(given[0], (tuple, list)):
+        given = given[:1]
+    return Given(shape=_numbers(given or (kwargs.get("size", ()),)))
+
+
 def _unflatten(args: Any, kwargs: Any) -> Given:
     tensor = args[0]
     dim, sizes = (*args[1:], *kwargs.values())[:2]
@@ -181,6 +189,8 @@ _READERS: dict[Any, Reader] = {
     **dict.fromkeys(
         (Tensor.view, Tensor.reshape, torch.reshape, Tensor.expand, torch.broadcast_to, Tensor.broadcast_to), _shape
     ),
+    **dict.fromkeys((torch.zeros, torch.ones, torch.empty, torch.full), _made),
+    **dict.fromkeys((Tensor.new_zeros, Tensor.new_ones, Tensor.new_empty, Tensor.new_full), _made),
     **dict.fromkeys((Tensor.unflatten, torch.unflatten), _unflatten),
     **dict.fromkeys((torch.split, Tensor.split, torch.split_with_sizes, Tensor.split_with_sizes), _split),
     Tensor.__getitem__: _items,

@@ -287,6 +287,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._uses: list[_Use] = []
+        self._offers: list[tuple[Number, Indices, str]] = []
         self._scaled: list[_Scaled] = []
         self._fixed: set[Attribute] = set()
         self._stuck: list[tuple[Indices, str]] = []
@@ -316,6 +317,11 @@ class Ledger:
         if key not in self._seen:
             self._seen.add(key)
             self._uses.append(_Use(form, labels, reason))
+
+    def offer(self, number: int, labels: Indices, reason: str) -> None:
+        """As `use`, if it turns out that the labels are those of a tensor."""
+        if isinstance(number, Number):
+            self._offers.append((number, labels, reason))
 
     def scale(self, number: int, power: float, labels: Indices, reason: str) -> None:
         """What carries `labels` (all of them, raw) is multiplied by `number ** power`."""
@@ -352,6 +358,10 @@ class Ledger:
         source = _single(number.form, Width) if isinstance(number, Number) else None
         return None if source is None else source.labels
 
+    def may_follow(self, number: Any) -> bool:
+        """Whether anything is known of where `number` comes from."""
+        return isinstance(number, Number)
+
     def follows(self, number: Any) -> bool:
         """Whether `number` is made of a width, so that it changes with it."""
         return isinstance(number, Number) and any(isinstance(s, Width) and p > 0 for m in number.form for s, p in m)
@@ -360,6 +370,12 @@ class Ledger:
         """Tell the builder which attributes follow, which widths stay equal and what may not be cut."""
         for labels, reason in self._stuck:
             _freeze(builder, labels, reason)
+        tied = builder.tied([labels for _, labels, _ in self._offers])
+        for (number, labels, reason), wanted in zip(self._offers, tied, strict=True):
+            if wanted:
+                self.use(number, labels, reason)
+            else:
+                self.fix(number, reason)
         following: dict[Attribute, list[tuple[Fraction, _Use]]] = {}
         pending = list(self._uses)
         for scaled in self._scaled:

@@ -53,6 +53,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.reached: set[str] = set()
         self.hidden: list[Indices] = []
         self.decided: str | None = None  # the module in which Python read a number off the data
+        self.varying: str | None = None  # the operation whose result is as long as the data say
 
     # ------------------------------------------------------------ modules
 
@@ -181,6 +182,8 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._originals.guard(func, args, kwargs)
         if func in _READS and _KEY in args[0].__dict__ and not self.info(args[0]).leaf:
             self.decided = self.decided or self.module or "the network itself"
+        if torch.Tag.dynamic_output_shape in func.tags and self.varying is None and self._by_value(func, args):
+            self.varying = f"{func.overloadpacket} in {self.module or 'the network itself'}"
         if rule is None:
             return self._unknown(func, args, kwargs)
         out = func(*args, **kwargs)
@@ -191,6 +194,13 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for tensor, info in zip(out, result, strict=False):
                 self.set(tensor, info)
         return out
+
+    def _by_value(self, func: Any, args: Any) -> bool:
+        """Whether the shape of the result depends on the network's inputs, not on constants alone."""
+        deciding = tensors_in(args)
+        if func.overloadpacket is torch.ops.aten.index:  # numbers pick as many as there are of them, masks do not
+            deciding = [t for t in deciding[1:] if t.dtype in (torch.bool, torch.uint8)]
+        return any(not self.info(t).leaf for t in deciding)
 
     def _origin(self, func: Any, args: Any, result: Any) -> Any:
         """`result` with the layer that it is linear in."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+import pytest
 import torch
 from prunecore_plugins.graphs.labels.numbers import Attribute, Ledger, Number, Scale, remembered
 from torch import Tensor, nn
 
+import prunecore
 from prunecore.surgery import certify, resize
 from prunecore.types import ExampleInputs, Proposal
 from tests.plugins.graphs.labels.cases import frozen, trace
@@ -150,3 +154,61 @@ def test_attributes_are_what_they_were_afterwards() -> None:
         bool,
         int,
     ]
+
+
+class Filled(Middle):
+    """Zeros as wide as `size(self, y)` says, which `y` is added to, or written into."""
+
+    def __init__(
+        self, size: Callable[[nn.Module, Tensor], int], *, written: bool = False, **attributes: object
+    ) -> None:
+        super().__init__(**attributes)
+        self.size, self.written = size, written
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        z = torch.zeros(y.shape[0], self.size(self, y), 4, 4)
+        if not self.written:
+            return self.b(torch.tanh(z + y))
+        z[torch.tensor([1])] = y[torch.tensor([0])]
+        return self.b(torch.tanh(z))
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_zeros_as_wide_as_a_width_carry_its_channels(written: bool) -> None:
+    assert _cut(Filled(lambda _, y: y.shape[1], written=written), {"a": [1, 4, 6]})["b", "in_channels"] == 3
+    assert _cut(Filled(lambda m, _: m.hidden, written=written, hidden=8), {"a": [1, 4, 6]})["", "hidden"] == 3
+
+
+def test_zeros_of_a_number_in_the_code_hold_the_width() -> None:
+    reason = frozen(trace(Filled(lambda *_: 8, written=True), X))["a"]
+    assert reason == "tied to a constant made in the forward (aten.index_put_ in the network itself)"
+    # as wide as an attribute that has nothing to do with channels: it stays, and holds nobody
+    assert "a" not in frozen(trace(Beside(window=8), X))
+    assert _cut(Beside(window=8), {"a": [1, 4, 6]}).get(("", "window")) is None
+
+
+class Beside(Middle):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.tanh(self.a(x)) + torch.zeros(self.window, self.window)[0, 0])
+
+
+class Found(Middle):
+    """Works on as many positions as are above zero, as a detector works on boxes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        rows = y.movedim(1, -1)[y.mean(1) > 0]
+        return rows @ self.b.weight[:, :, 0, 0].t()
+
+
+def test_costs_that_depend_on_values_are_those_of_the_uncut_network() -> None:
+    torch.manual_seed(0)
+    net = Found().eval()
+    pruned = prunecore.prune(net, X, algo="l2norm", reduce=0.5)
+    graph = trace(net, X)
+    assert graph.varies == "aten.index in the network itself"
+    assert pruned.size == 0.5
+    assert pruned.after.macs == pruned.before.macs // 2
+    assert any(note.startswith("what it costs depends on values") for note in pruned.notes)
+    assert trace(ByAttribute(width=8), X).varies is None

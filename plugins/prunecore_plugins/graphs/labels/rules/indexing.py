@@ -7,6 +7,7 @@ from torch import Tensor
 
 from prunecore_plugins.graphs.labels.call import Call
 from prunecore_plugins.graphs.labels.layers import Info, Layer, line
+from prunecore_plugins.graphs.labels.rules.pointwise import combine
 
 
 def _indices(call: Call, *tensors: Tensor | None) -> bool:
@@ -77,6 +78,25 @@ def _masked(call: Call, info: Info, used: list[tuple[int, Tensor]], leaf: bool) 
     return Info(tuple(_moved(y, dims, dim, 1) for y in layers), leaf, info.why)
 
 
+def index_put(call: Call) -> Info:
+    """`x[i, j] = values`: the dims that are not indexed keep their labels, and the values have the same."""
+    target, indices, values = call.args[:3]
+    info = call.info(target)
+    _indices(call, *indices)
+    used = [(d, t) for d, t in enumerate(indices) if t is not None]
+    mask = len(used) == 1 and str(used[0][1].dtype) in ("torch.bool", "torch.uint8")
+    dims = [d + k for d, t in used for k in range(t.dim() if mask else 1)]
+    layers = call.mixed(info, dims, "channels are written by number")
+    rank = 1 if mask else max(t.dim() for _, t in used)
+    position = dims[0] if dims == list(range(dims[0], dims[-1] + 1)) else 0
+    there = target[tuple(slice(None) if t is None else t for t in indices)]
+    call.trace.set(there, Info(tuple(_moved(y, dims, position, rank) for y in layers), info.leaf, info.why))
+    found = combine(call, [there, values], there.shape)
+    axes = {y.axis for y in call.info(there).layers}
+    call.drop([y for y in found.layers if y.axis not in axes], "written into a tensor without channels")
+    return Info(tuple(layers), found.leaf, info.why)
+
+
 def gather(call: Call) -> Info:
     """`gather(x, dim, index)`: an index as large as `x` elsewhere keeps the other dims' channels."""
     source, dim, index_tensor = call.args[0], call.args[1] % max(call.args[0].dim(), 1), call.args[2]
@@ -92,5 +112,6 @@ RULES = {
     "aten.embedding": embedding,
     "aten.index_select": index_select,
     "aten.index": index,
+    **dict.fromkeys(("aten.index_put", "aten.index_put_", "aten._index_put_impl_"), index_put),
     "aten.gather": gather,
 }

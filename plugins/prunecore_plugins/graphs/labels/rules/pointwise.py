@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from prunecore_plugins.graphs.labels.call import Call
-from prunecore_plugins.graphs.labels.layers import Info, Layer
+from prunecore_plugins.graphs.labels.layers import Info, Layer, line
 
 
 def pointwise(call: Call) -> Info | list[Info]:
@@ -108,11 +108,21 @@ def copy(call: Call) -> Info:
 
 
 def constant(call: Call) -> Info:
-    """Tensors made from nothing. Zero states that a recurrent module makes follow its hidden width, a known attribute."""
+    """Tensors made from nothing."""
+    return Info()
+
+
+def uniform(call: Call) -> Info:
+    """One value everywhere: a dim whose size follows a width carries channels, which matter only by their number.
+
+    Zero states that a recurrent module makes follow its hidden width, a known attribute.
+    """
     out = call.out
     if isinstance(call.trace.current, (torch.nn.RNNBase, torch.nn.RNNCellBase)) and isinstance(out, Tensor):
         return _state(call, out)
-    return Info()
+    given = call.trace.given.shape or ()
+    found = ((dim, call.sized(number)) for dim, number in enumerate(given))
+    return Info(tuple(Layer(d, line(labels, d, out.dim())) for d, labels in found if labels is not None))
 
 
 def _state(call: Call, out: Tensor) -> Info:
@@ -156,11 +166,17 @@ RULES = {
     **dict.fromkeys(("aten.fill_", "aten.zero_", "aten.bernoulli_", "aten.normal_", "aten.uniform_"), unchanged),
     **dict.fromkeys(
         (
-            "aten.empty", "aten.zeros", "aten.ones", "aten.full", "aten.arange", "aten.linspace", "aten.eye", "aten.rand",
-            "aten.randn", "aten.randint", "aten.randperm", "aten.new_zeros", "aten.new_ones", "aten.new_full",
-            "aten.new_empty", "aten.scalar_tensor", "aten.empty_strided", "aten.new_empty_strided", "aten.tril_indices",
+            "aten.arange", "aten.linspace", "aten.eye", "aten.rand", "aten.randn", "aten.randint", "aten.randperm",
+            "aten.scalar_tensor", "aten.empty_strided", "aten.new_empty_strided", "aten.tril_indices",
         ),
         constant,
+    ),
+    **dict.fromkeys(
+        (
+            "aten.empty", "aten.zeros", "aten.ones", "aten.full", "aten.new_zeros", "aten.new_ones", "aten.new_full",
+            "aten.new_empty",
+        ),
+        uniform,
     ),
     "aten.copy_": copy,
     "aten._local_scalar_dense": nothing,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,13 +50,30 @@ class Made:
 
     @classmethod
     def by(cls, weights: Indices, bias: Info | None) -> Made | None:
-        """None where the bias is not made of a parameter of the same length."""
-        weights = weights.ravel()
-        if bias is None:
-            return cls(weights, np.full(weights.size, -1, dtype=np.int64))
-        if len(bias.layers) != 1 or not bias.leaf or bias.layers[0].labels.size != weights.size:
+        """None where there is a bias that is not made of a parameter of the same length."""
+        made = cls(weights.ravel(), np.full(weights.size, -1, dtype=np.int64))
+        return made if bias is None else made.with_bias(bias)
+
+    @classmethod
+    def of_line(cls, weight: Info, bias: Info | None) -> Made | None:
+        """A norm's weight, which what it gives is linear in as well."""
+        if len(weight.layers) != 1 or not weight.leaf or not weight.layers[0].is_line:
             return None
-        return cls(weights, bias.layers[0].labels.ravel())
+        return cls.by(weight.layers[0].labels, bias)
+
+    @classmethod
+    def union(cls, parts: Sequence[Made]) -> Made:
+        """Sums and joins are linear in the weights of all their parts."""
+        pairs = np.concatenate([np.stack((p.weights, p.biases)) for p in parts], axis=1)
+        weights, biases = np.unique(pairs, axis=1)
+        return cls(weights, biases)
+
+    def with_bias(self, bias: Info) -> Made | None:
+        """This, plus a bias; None where it has one already, or where that is no parameter of the same length."""
+        if (self.biases >= 0).any() or len(bias.layers) != 1 or not bias.leaf:
+            return None
+        labels = bias.layers[0].labels
+        return Made(self.weights, labels.ravel()) if labels.size == self.weights.size else None
 
     def at(self, weights: Indices) -> Made:
         """The part of it that `weights` stand for."""

@@ -203,16 +203,21 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return any(not self.info(t).leaf for t in deciding)
 
     def _origin(self, func: Any, args: Any, result: Any) -> Any:
-        """`result` with the layer that it is linear in."""
+        """`result` with the weights that it is linear in."""
         name = func.overloadpacket.__name__
-        sources = [self.info(a) for a in args[:3]]
-        made_by = next((s.made_by for s in sources if s.made_by is not None), None)
         if isinstance(result, Info):
-            found = _made(name, args, sources, made_by, result)
+            found = _made(name, args, self._sources(name, args), result)
             return result if result.made_by is found is None else replace(result, made_by=found)
-        if result is None or made_by is None or name not in _MOVES:
+        if result is None:
             return result
-        return [replace(r, made_by=_part(made_by, r)) for r in result]
+        if name == "native_layer_norm":
+            return [replace(result[0], made_by=_made(name, args, self._sources(name, args), result[0])), *result[1:]]
+        made_by = self.info(args[0]).made_by if name in _MOVES else None
+        return result if made_by is None else [replace(r, made_by=_part(made_by, r)) for r in result]
+
+    def _sources(self, name: str, args: Any) -> list[Info]:
+        values = args[0] if name in ("cat", "stack") else args[:4]
+        return [self.info(a) for a in values]
 
     def _rule(self, func: Any) -> Rule | None:
         rule = self._rules.get(str(func)) or self._rules.get(str(func.overloadpacket))
@@ -247,29 +252,42 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
+_SUMS = frozenset(("add", "add_", "sub", "sub_", "cat", "stack"))
 _MOVES = frozenset(
     (
         "view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "select", "slice", "split",
         "split_with_sizes", "unbind", "clone", "contiguous", "expand", "squeeze", "unsqueeze", "alias", "detach", "_to_copy",
-        "flatten", "unflatten", "roll", "constant_pad_nd",
+        "flatten", "unflatten", "roll", "constant_pad_nd", "neg",
     )
 )  # fmt: skip
 
 
-def _made(name: str, args: Any, sources: list[Info], made_by: Made | None, result: Info) -> Made | None:
-    """The layer that `result` is linear in."""
+def _made(name: str, args: Any, sources: list[Info], result: Info) -> Made | None:
+    """The weights that `result` is linear in: of one layer, or what is left of it after moves, sums and constant factors."""
+    made = [s.made_by for s in sources if s.made_by is not None]
+    first = sources[0].made_by if sources else None
     if name in ("addmm", "convolution"):
         bias = sources[0] if name == "addmm" else sources[2] if isinstance(args[2], Tensor) else None
         return Made.by(result.layers[0].labels, bias) if len(result.layers) == 1 else None
-    if name in ("mm", "bmm") and any(s.leaf for s in sources[:2]):
-        return Made.by(result.layers[0].labels, None) if len(result.layers) == 1 else None
     if name in ("mm", "bmm"):
-        return made_by
-    if name in ("add", "add_") and made_by is not None and (made_by.biases < 0).all():
-        bias = next((s for s in sources[:2] if s.leaf), None)
-        return None if bias is None else Made.by(made_by.weights, bias)
-    moved = name in _MOVES or (name in ("mul", "div") and not isinstance(args[1], Tensor))
-    return _part(made_by, result) if moved and made_by is not None else None
+        if not any(s.leaf for s in sources[:2]):
+            return made[0] if made else None
+        return Made.by(result.layers[0].labels, None) if len(result.layers) == 1 else None
+    if name == "native_layer_norm":
+        return Made.of_line(*sources[2:4]) if len(args) > 3 else None
+    if name in _SUMS:
+        if len(made) == len(sources) and made:
+            return Made.union(made)
+        constant = next((s for s in sources if s.leaf), None)
+        return made[0].with_bias(constant) if len(made) == 1 and constant is not None else None
+    if name in ("mul", "mul_", "div", "div_"):
+        factor = sources[1] if len(sources) > 1 and isinstance(args[1], Tensor) else None
+        if factor is None or (factor.leaf and first is not None):
+            return first
+        if name in ("mul", "mul_"):
+            return factor.made_by if sources[0].leaf else Made.of_line(factor, None)
+        return None
+    return _part(first, result) if name in _MOVES and first is not None else None
 
 
 def _part(made_by: Made, result: Info) -> Made | None:

@@ -101,6 +101,8 @@ def _split(
 ) -> Layer | None:
     """The dim of `dims` that gets shorter: the only one that varies, or the one whose number follows, or the last.
 
+    Where the code says the last number itself (`heads, 64`), it is the one that an attribute says: whole heads go.
+
     The others have equal parts; what comes behind it stays together.
     """
     varying = [d for d in dims if labels.shape[d] > 1]
@@ -112,6 +114,8 @@ def _split(
         return Layer(axis, labels)
     axis = varying[-1]
     moving = [d for d in varying if given is not None and (given[d] == -1 or call.trace.ledger.follows(given[d]))]
+    if not moving and given is not None and not call.trace.ledger.may_follow(given[axis]):
+        moving = [d for d in varying if call.trace.ledger.may_follow(given[d])]
     if len(moving) == 1 and moving[0] != axis:
         axis = moving[0]
         labels = call.mix(Layer(axis, labels), [d for d in varying if d > axis]).labels

@@ -68,7 +68,7 @@ class GraphBuilder:
         self._sites: list[tuple[str, int, int, Indices]] = []
         self._ops: list[tuple[str, str, int, tuple[int | Indices, ...]]] = []
         self._attributes: list[tuple[str, str, int | None, Indices, Fraction]] = []
-        self._scales: list[tuple[str, Indices, Indices, float]] = []
+        self._scales: list[tuple[Slot, Indices, Indices, float]] = []
         self._apart: dict[bytes, Indices] = {}
         self._counts: list[tuple[Indices, Indices, Fraction, str]] = []
         self._shapes: dict[str, tuple[tuple[int, ...], bool]] = {}
@@ -169,17 +169,17 @@ class GraphBuilder:
     def scaled(self, labels: Indices, width: Indices, power: float) -> bool:
         """What a layer gives is multiplied by the number of kept `width` to the `power`.
 
-        labels: along dim 0 of the layer's weights and of its biases, which then make up for the change. False where they
-        are of anything else, or of nothing.
+        labels: of the outputs of the layer's weights and of its biases, which then make up for the change. False where they
+        are of anything but parameters, or of nothing.
         """
         own = np.unique(labels[labels >= 0])
         if not own.size or own[-1] >= self._slot_labels:
             return False
         owners = np.searchsorted(self._offsets, own, side="right") - 1
         slots = {int(n): self._slots[int(n)] for n in np.unique(owners)}
-        if any(slot.dim != 0 or not slot.is_parameter for slot in slots.values()):
+        if not all(slot.is_parameter for slot in slots.values()):
             return False
-        self._scales += [(s.tensor, own[owners == n] - s.offset, width, power) for n, s in slots.items()]
+        self._scales += [(s, own[owners == n] - s.offset, width, power) for n, s in slots.items()]
         return True
 
     def attribute(
@@ -223,8 +223,8 @@ class GraphBuilder:
                 {(a.module, a.attribute, a.index): a for a in reversed(attributes) if a.value.terms}.values()
             ),
             values=tuple(
-                ValueForm(tensor, 0, tuple(positions.tolist()), width, power)
-                for (tensor, positions, _, power), width in zip(
+                ValueForm(slot.tensor, slot.dim, tuple(positions.tolist()), width, power)
+                for (slot, positions, _, power), width in zip(
                     self._scales, resolved.affine([w for _, _, w, _ in self._scales], names), strict=True
                 )
                 if width.terms

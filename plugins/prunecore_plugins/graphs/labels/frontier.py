@@ -23,13 +23,14 @@ class Given:
     """The numbers of one call of Python code, as far as rules ask for them.
 
     shape: sizes of the result (-1: whatever is left). sizes: of the pieces of a split. bounds: dim -> start and end of a
-    slice, in the order of the slices. groups: of a convolution.
+    slice, in the order of the slices. groups: of a convolution. scale: a tensor is multiplied by a number made of a width.
     """
 
     shape: tuple[int, ...] | None = None
     sizes: int | tuple[int, ...] | None = None
     bounds: tuple[tuple[int, Any, Any], ...] = ()
     groups: int | None = None
+    scale: bool = False
 
 
 NOTHING = Given()
@@ -53,6 +54,7 @@ class Frontier(TorchFunctionMode):
             self._attention(args, kwargs)
         elif func in _PRODUCTS and len(args) == 2 and any(isinstance(a, Scale) for a in args):
             self._scaled(args, -1.0 if func in _QUOTIENTS else 1.0)
+            return self._giving(Given(scale=True), func, args, kwargs)
         elif func in _EXITS:
             self._trace.freeze_all(args[0], f"values leave PyTorch by Tensor.{func.__name__}()")
         else:
@@ -65,7 +67,14 @@ class Frontier(TorchFunctionMode):
                 with self:
                     return _COMPOSED[func](*args, **kwargs)
             return func(*args, **kwargs)
-        self._trace.given = reader(args, kwargs)
+        given = reader(args, kwargs)
+        if func in _LIKE:
+            other = args[1] if len(args) > 1 else kwargs["other"]
+            given = Given(shape=tuple(self._size(other.shape, (other,), {})))
+        return self._giving(given, func, args, kwargs)
+
+    def _giving(self, given: Given, func: Any, args: Any, kwargs: Any) -> Any:
+        self._trace.given = given
         try:
             return func(*args, **kwargs)
         finally:
@@ -182,6 +191,7 @@ def _groups(args: Any, kwargs: Any) -> Given:
     return Given(groups=groups)
 
 
+_LIKE = {Tensor.expand_as, Tensor.view_as, Tensor.reshape_as}
 _QUOTIENTS = {Tensor.div, Tensor.__truediv__, torch.div, torch.true_divide, Tensor.__itruediv__, Tensor.div_}
 _PRODUCTS = {Tensor.mul, Tensor.__mul__, Tensor.__rmul__, torch.mul, Tensor.__imul__, Tensor.mul_, *_QUOTIENTS}
 _SIZES = {Tensor.shape.__get__, Tensor.size}  # type: ignore[attr-defined]
@@ -189,6 +199,7 @@ _READERS: dict[Any, Reader] = {
     **dict.fromkeys(
         (Tensor.view, Tensor.reshape, torch.reshape, Tensor.expand, torch.broadcast_to, Tensor.broadcast_to), _shape
     ),
+    **dict.fromkeys((*_LIKE, Tensor.repeat, Tensor.tile, torch.tile), _shape),
     **dict.fromkeys((torch.zeros, torch.ones, torch.empty, torch.full), _made),
     **dict.fromkeys((Tensor.new_zeros, Tensor.new_ones, Tensor.new_empty, Tensor.new_full), _made),
     **dict.fromkeys((Tensor.unflatten, torch.unflatten), _unflatten),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,53 +40,6 @@ class Layer:
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
-    """What one layer makes: were the labels of its weights and biases scaled, so would be what it gives.
-
-    weights: labels along the outputs. biases: of each, -1 where there is none.
-    """
-
-    weights: Indices
-    biases: Indices
-
-    @classmethod
-    def by(cls, weights: Indices, bias: Info | None) -> Made | None:
-        """None where there is a bias that is not made of a parameter of the same length."""
-        made = cls(weights.ravel(), np.full(weights.size, -1, dtype=np.int64))
-        return made if bias is None else made.with_bias(bias)
-
-    @classmethod
-    def of_line(cls, weight: Info, bias: Info | None) -> Made | None:
-        """A norm's weight, which what it gives is linear in as well."""
-        if len(weight.layers) != 1 or not weight.leaf or not weight.layers[0].is_line:
-            return None
-        return cls.by(weight.layers[0].labels, bias)
-
-    @classmethod
-    def union(cls, parts: Sequence[Made]) -> Made:
-        """Sums and joins are linear in the weights of all their parts."""
-        pairs = np.concatenate([np.stack((p.weights, p.biases)) for p in parts], axis=1)
-        weights, biases = np.unique(pairs, axis=1)
-        return cls(weights, biases)
-
-    def with_bias(self, bias: Info) -> Made | None:
-        """This, plus a bias; None where it has one already, or where that is no parameter of the same length."""
-        if (self.biases >= 0).any() or len(bias.layers) != 1 or not bias.leaf:
-            return None
-        labels = bias.layers[0].labels
-        return Made(self.weights, labels.ravel()) if labels.size == self.weights.size else None
-
-    def at(self, weights: Indices) -> Made:
-        """The part of it that `weights` stand for."""
-        here = np.isin(self.weights, weights)
-        return Made(self.weights[here], self.biases[here])
-
-    @property
-    def labels(self) -> Indices:
-        return np.concatenate([self.weights, self.biases[self.biases >= 0]])
-
-
-@dataclass(frozen=True, eq=False)
 class Info:
     """What is known of one tensor's channels.
 
@@ -97,6 +51,67 @@ class Info:
     leaf: bool = True
     why: str = "a constant made in the forward"
     made_by: Made | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """What one layer makes: were the labels of its weights and biases scaled, so would be what it gives.
+
+    weights: labels along the outputs, shape `(n,)`. biases: what is added to each of them, `(biases, n)`, -1 for nothing.
+    scaled: how often it has been scaled since by a number that follows a width (a layer that runs twice is scaled once each
+    time).
+    """
+
+    weights: Indices
+    biases: Indices
+    scaled: int = 0
+
+    @classmethod
+    def by(cls, weights: Indices, bias: Info | None = None) -> Made | None:
+        """None where there is a bias that is not made of a parameter of the same length."""
+        made = cls(weights.ravel(), np.empty((0, weights.size), dtype=np.int64))
+        if bias is None:
+            return made
+        if len(bias.layers) != 1 or not bias.leaf or bias.layers[0].labels.size != weights.size:
+            return None
+        return replace(made, biases=bias.layers[0].labels.reshape(1, -1))
+
+    @classmethod
+    def of_line(cls, weight: Info, bias: Info | None) -> Made | None:
+        """A norm's weight, which what it gives is linear in as well."""
+        if len(weight.layers) != 1 or not weight.leaf or not weight.layers[0].is_line:
+            return None
+        return cls.by(weight.layers[0].labels, bias)
+
+    @classmethod
+    def union(cls, parts: Sequence[Made]) -> Made:
+        """Sums and joins are linear in the weights of all their parts."""
+        rows = max(len(p.biases) for p in parts)
+        padded = [np.pad(p.biases, ((0, rows - len(p.biases)), (0, 0)), constant_values=-1) for p in parts]
+        both = np.unique(
+            np.vstack((np.concatenate([p.weights for p in parts]), np.concatenate(padded, axis=1))), axis=1
+        )
+        return cls(both[0], both[1:], max(p.scaled for p in parts))
+
+    def with_bias(self, bias: Info, given: Info) -> Made | None:
+        """What is made so is `given`: with a parameter added that is as long there; None where it is none."""
+        for layer in given.layers if bias.leaf else ():
+            rank = layer.labels.ndim
+            found = [y.aligned(rank) for y in bias.layers if y.axis + rank - y.labels.ndim == layer.axis]
+            shape = np.broadcast_shapes(*(y.labels.shape for y in (layer, *found)))
+            if len(found) == 1 and math.prod(shape) == self.weights.size:
+                added = np.broadcast_to(found[0].labels, shape).reshape(1, -1)
+                return replace(self, biases=np.concatenate((self.biases, added)))
+        return None
+
+    def at(self, weights: Indices) -> Made:
+        """The part of it that `weights` stand for."""
+        here = np.isin(self.weights, weights)
+        return replace(self, weights=self.weights[here], biases=self.biases[:, here])
+
+    @property
+    def labels(self) -> Indices:
+        return np.concatenate([self.weights, self.biases[self.biases >= 0]])
 
 
 def first(labels: Indices, dims: tuple[int, ...]) -> Indices:

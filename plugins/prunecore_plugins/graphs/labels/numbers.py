@@ -323,9 +323,16 @@ class Ledger:
         if isinstance(number, Number):
             self._offers.append((number, labels, reason))
 
-    def scale(self, number: int, power: float, labels: Indices, reason: str) -> None:
-        """What carries `labels` (all of them, raw) is multiplied by `number ** power`."""
-        if isinstance(number, Number):
+    def scale(self, number: int, power: float, labels: Indices, reason: str, *, before: int = 0) -> None:
+        """What carries `labels` (all of them, raw) is multiplied by `number ** power`; before: how often it was already.
+
+        Weights that are used again, or in a second forward, make up for their scale once.
+        """
+        if not isinstance(number, Number):
+            return
+        key = ((*sorted(map(str, number.form.items())), power, before), labels.tobytes())
+        if not labels.size or key not in self._seen:
+            self._seen.add(key)
             self._scaled.append(_Scaled(number.form, power, labels, reason))
 
     def fix(self, number: int, reason: str) -> None:

@@ -136,8 +136,10 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """`tensor` is multiplied by `number ** power`: its weights have to make up for another number."""
         info = self.info(tensor)
         why = f"a scale follows the width of a head (in {self.module or 'the network itself'})"
-        made_by = np.empty(0, dtype=np.int64) if info.made_by is None else info.made_by.labels
-        self.ledger.scale(number, power, made_by, why)
+        if info.made_by is None:
+            self.ledger.scale(number, power, np.empty(0, dtype=np.int64), why)
+        else:
+            self.ledger.scale(number, power, info.made_by.labels, why, before=info.made_by.scaled)
 
     def freeze_all(self, tensor: Tensor, why: str) -> None:
         """Freeze whatever channels `tensor` carries, as `why` says."""
@@ -207,6 +209,8 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func.overloadpacket.__name__
         if isinstance(result, Info):
             found = _made(name, args, self._sources(name, args), result)
+            if found is not None and self.given.scale:
+                found = replace(found, scaled=found.scaled + 1)
             return result if result.made_by is found is None else replace(result, made_by=found)
         if result is None:
             return result
@@ -268,18 +272,18 @@ def _made(name: str, args: Any, sources: list[Info], result: Info) -> Made | Non
     first = sources[0].made_by if sources else None
     if name in ("addmm", "convolution"):
         bias = sources[0] if name == "addmm" else sources[2] if isinstance(args[2], Tensor) else None
-        return Made.by(result.layers[0].labels, bias) if len(result.layers) == 1 else None
+        return _by_layer(result, 1, bias)
     if name in ("mm", "bmm"):
-        if not any(s.leaf for s in sources[:2]):
-            return made[0] if made else None
-        return Made.by(result.layers[0].labels, None) if len(result.layers) == 1 else None
+        weights = _by_layer(result, args[0].dim() - 1) if any(s.leaf for s in sources[:2]) else None
+        return weights or next((s.made_by for s in sources[:2] if s.made_by is not None), None)
     if name == "native_layer_norm":
         return Made.of_line(*sources[2:4]) if len(args) > 3 else None
     if name in _SUMS:
-        if len(made) == len(sources) and made:
+        if made and len(made) == len(sources):
             return Made.union(made)
         constant = next((s for s in sources if s.leaf), None)
-        return made[0].with_bias(constant) if len(made) == 1 and constant is not None else None
+        given = next((s for s in sources if s.made_by is not None), Info())
+        return made[0].with_bias(constant, given) if len(made) == 1 and constant is not None else None
     if name in ("mul", "mul_", "div", "div_"):
         factor = sources[1] if len(sources) > 1 and isinstance(args[1], Tensor) else None
         if factor is None or (factor.leaf and first is not None):
@@ -290,9 +294,16 @@ def _made(name: str, args: Any, sources: list[Info], result: Info) -> Made | Non
     return _part(first, result) if name in _MOVES and first is not None else None
 
 
-def _part(made_by: Made, result: Info) -> Made | None:
-    """What of it a result with fewer labels stands for."""
-    return made_by.at(result.layers[0].labels) if len(result.layers) == 1 else None
+def _part(made_by: Made, result: Info) -> Made:
+    """What of it a result with fewer labels stands for; all of it where the labels are gone (contracted) or others'."""
+    part = made_by.at(np.concatenate([y.labels.ravel() for y in result.layers] or [np.empty(0, dtype=np.int64)]))
+    return part if part.weights.size else made_by
+
+
+def _by_layer(result: Info, axis: int, bias: Info | None = None) -> Made | None:
+    """A layer whose outputs lie along `axis`."""
+    found = [y for y in result.layers if y.axis == axis]
+    return Made.by(found[0].labels, bias) if len(found) == 1 else None
 
 
 def first_batch(values: Any) -> int:

@@ -205,8 +205,9 @@ class Found(Middle):
 def test_costs_that_depend_on_values_are_those_of_the_uncut_network() -> None:
     torch.manual_seed(0)
     net = Found().eval()
-    pruned = prunecore.prune(net, X, algo="l2norm", reduce=0.5)
-    graph = trace(net, X)
+    image = ExampleInputs((torch.randn(1, 3, 4, 4),))
+    pruned = prunecore.prune(net, image, algo="l2norm", reduce=0.5)
+    graph = trace(net, image)
     assert graph.varies == "aten.index in the network itself"
     assert pruned.size == 0.5
     assert pruned.after.macs == pruned.before.macs // 2

@@ -59,8 +59,17 @@ def product(
         next((y.labels[0].ravel() for y in layers if y.axis == d and y.labels[0].size > 1), sizes[s])
         for d, s in ((1, 1), (2, 3))
     ]
-    call.cost(sizes[0], factors[0], inner, factors[1])
+    batch = [y.labels.ravel() for y in layers if y.axis == 0 and y.varies(0)]
+    call.cost(1 if batch else sizes[0], *_apart(call, batch), factors[0], inner, factors[1])
     return Info(tuple(layers), a_info.leaf and b_info.leaf, call.reason("a product without channels"))
+
+
+def _apart(call: Call, batch: list[Indices]) -> list[Indices | int]:
+    """A batch dim with channels as factors of a cost: the network's own batch is a number, heads are not."""
+    if not batch:
+        return []
+    rows = batch[0].reshape(call.trace.batch, -1) if batch[0].size % call.trace.batch == 0 else batch[0][None]
+    return [len(rows), rows[0]] if (rows == rows[:1]).all() else [batch[0]]
 
 
 def _roles(call: Call, info: Info, inner: Layer | None, free: list[Layer], axis: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from prunecore.types import Indices
 from prunecore_plugins.graphs.labels.call import Call
 from prunecore_plugins.graphs.labels.layers import Info, Layer
-from prunecore_plugins.graphs.labels.rules.views import permuted, reshape
+from prunecore_plugins.graphs.labels.rules.views import permuted, reshape, spread
 
 
 def _cut(labels: Indices, dim: int, start: int, end: int, step: int = 1) -> Indices:
@@ -265,6 +265,7 @@ def repeat(call: Call) -> Info:
         size = source.shape[layer.axis - rank + source.dim()]
         if times[layer.axis] > 1 and size == 1:
             call.drop([layer], "a single channel is spread over a dim")
+            layers += spread(call, source, call.trace.given.shape, [layer.axis])
             continue
         tiles = [t if layer.varies(d) else 1 for d, t in enumerate(times)]
         layers.append(Layer(layer.axis, np.tile(layer.labels, tiles)))

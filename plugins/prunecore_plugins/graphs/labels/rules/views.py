@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -79,6 +79,11 @@ def _reshape_layer(
     given: Sequence[int] | None,
 ) -> Layer | None:
     i0, i1, j0, j1 = next(run for run in runs if run[0] <= layer.axis < run[1])
+    if (
+        old[layer.axis] == 1 and i1 - i0 > 1
+    ):  # merged with dims that have channels of their own, it would be in their way
+        call.drop([layer], "its dim of size 1 is gone")
+        return None
     # merged with a faster dim that it depends on, the order of the kept ones would change: tie along that dim; the labels
     # stay apart, for a later view must not take what is tied for a dim without channels
     call.mix(layer, range(layer.axis + 1, i1))
@@ -188,7 +193,7 @@ def expand(call: Call) -> Info:
     rank = call.out.dim()
     given = call.trace.given.shape
     given = given if given is not None and len(given) == rank else None
-    layers = _spread(call, source, given)
+    layers = spread(call, source, given, range(rank))
     for layer in (y.aligned(rank) for y in info.layers):
         if call.out.shape[layer.axis] != source.shape[layer.axis - rank + source.dim()]:
             call.drop([layer], "a single channel is spread over a dim")
@@ -198,14 +203,18 @@ def expand(call: Call) -> Info:
     return Info(tuple(layers), info.leaf, info.why)
 
 
-def _spread(call: Call, source: Tensor, given: Sequence[int] | None) -> list[Layer]:
-    """One value spread over as many places as another tensor has channels: it has those channels."""
+def spread(call: Call, source: Tensor, given: Sequence[int] | None, dims: Iterable[int]) -> list[Layer]:
+    """One value spread over as many places as another tensor has channels: it has those channels.
+
+    given: what the code says of the dims of the result.
+    """
+    rank = call.out.dim()
     layers = []
-    for dim, number in enumerate(given or ()):
-        here = dim - call.out.dim() + source.dim()
-        labels = call.trace.ledger.width_of(number)
+    for dim in dims if given is not None and len(given) == rank else ():
+        here = dim - rank + source.dim()
+        labels = call.trace.ledger.width_of(given[dim]) if given is not None else None
         if labels is not None and (here < 0 or source.shape[here] == 1):
-            layers.append(Layer(dim, line(labels, dim, call.out.dim())))
+            layers.append(Layer(dim, line(labels, dim, rank)))
     return layers
 
 

@@ -62,6 +62,18 @@ class CertificateError(PrunecoreError):
     """A cut network does not compute what the masked one computes."""
 
 
+class OutOfMemory(PrunecoreError):  # noqa: N818 - torch calls it so
+    """There is not enough memory for a step; what the step needs says nothing about the network."""
+
+    @classmethod
+    def of(cls, error: BaseException, step: str) -> OutOfMemory | None:
+        """Of an error that `step` ended with; None where it ended for another reason."""
+        text = str(error)
+        if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+            return cls(f"not enough memory to {step}: {text.splitlines()[0][:200] if text else type(error).__name__}")
+        return None
+
+
 class TrainingError(PrunecoreError):
     """Training cannot go on (for example: the loss is not finite)."""
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from prunecore.errors import CertificateError, ModelError
+from prunecore.errors import CertificateError, ModelError, OutOfMemory
 from prunecore.measure import CostModel, count, ptflops_cost
 from prunecore.planning import plan, plan_measured, reachable
 from prunecore.scoring import score_all
@@ -163,7 +163,9 @@ def _attempt(bench: Bench, candidate: Candidate, analysis: Analysis, proposal: P
     try:
         model, recipe = bench.hook.prune_resize(model=candidate.model, graph=analysis.graph, proposal=proposal)
         certificate = certify(candidate.model, model, recipe, bench.inputs, seed=bench.seed)
-    except (ModelError, RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+    except (ModelError, RuntimeError, ValueError, TypeError, IndexError, AttributeError, MemoryError) as error:
+        if (shortage := OutOfMemory.of(error, "cut the network")) is not None:
+            raise shortage from error
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     if not certificate.verified:
         return certificate.notes[0] if certificate.notes else f"outputs differ by {certificate.max_abs_error:g}"

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
+from prunecore.errors import OutOfMemory
 from prunecore.types import ExampleInputs
 
 LOW = (torch.float32, torch.float16, torch.bfloat16)
@@ -98,6 +99,9 @@ def run(
     seed_all(model, seed)
     with ExitStack() as context:
         context.enter_context(torch.no_grad())
+        # what the network makes from numbers (the root of a width) is as exact as the rest
+        context.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(torch.float64)
         context.enter_context(_watched(model, result, stack, gather))
         context.enter_context(_widened(model))
         # the plain formulas: fused attention hides its softmax and its projections
@@ -110,6 +114,8 @@ def run(
         try:
             result.outputs = leaves(model(*inputs.args, **inputs.kwargs))
         except Exception as error:  # whatever the network's code raises is the finding
+            if (shortage := OutOfMemory.of(error, "certify the cut")) is not None:
+                raise shortage from error
             result.error = error
             where = stack[-1] if stack and stack[-1] else type(model).__name__
             result.failure = f"{where}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

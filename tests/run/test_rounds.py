@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from prunecore.errors import PrunecoreError
+from prunecore.errors import OutOfMemory, PrunecoreError
 from prunecore.hookspecs import hookimpl
 from prunecore.measure import count
 from prunecore.registry import Choice, build_manager
@@ -88,3 +88,21 @@ def test_op_rules_of_plugins_reach_the_engine() -> None:
     manager.register(Rules())
     manager.register(Engine())
     assert trace(manager.hook, network(), INPUTS) == ("mine",)
+
+
+class Hungry:
+    """Surgery on a machine that has too little memory."""
+
+    @hookimpl(tryfirst=True)
+    def prune_resize(self) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2000000000 bytes")
+
+
+def test_too_little_memory_ends_the_run_and_freezes_nothing() -> None:
+    manager = build_manager(CHOICES, defaults=(DefaultSurgery(),))
+    manager.register(Hungry())
+    bench = bench_of(manager.hook, network(), INPUTS, Target(0.5), seed=0, task=None)
+    start = Candidate(0, network(), Recipe(), bench.original, 1.0)
+    analysis = analyse(bench, start)
+    with pytest.raises(OutOfMemory, match="not enough memory to cut the network: DefaultCPUAllocator"):
+        cut(bench, start, analysis, propose(bench, start, analysis, 0.5))

@@ -41,7 +41,7 @@ def names_of(library: str) -> list[str]:
     if library == "torchvision":
         from torchvision.models import list_models
 
-        return [n for n in list_models() if not n.startswith("quantized_")]
+        return list(list_models())
     return sorted(set(smallest_of_each_family().values()))
 
 
@@ -82,18 +82,22 @@ def build(library: str, name: str) -> tuple[torch.nn.Module, Any]:
 
     detection = name in models.list_models(module=models.detection)
     backbone = {"weights_backbone": None} if detection or name in models.list_models(module=models.segmentation) else {}
-    quiet = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    quiet = {"init_weights": False} if name.endswith(("googlenet", "inception_v3")) else {}
+    if name.startswith("quantized_"):  # the networks that quantisation starts from
+        quiet |= {"quantize": False}
     # detectors resize what they are given to 800 pixels unless they are told otherwise
     small = {"min_size": 128, "max_size": 256} if detection and not name.startswith("ssd") else {}
     model = models.get_model(name, weights=None, **backbone, **quiet, **small).eval()
     if name in models.list_models(module=models.video):
-        return model, (torch.randn(1, 3, 16, 224, 224) if "mvit" in name else torch.randn(1, 3, 8, 64, 64),)
+        return model, (
+            torch.randn(1, 3, 16, 224, 224) if "mvit" in name or name == "s3d" else torch.randn(1, 3, 8, 64, 64),
+        )
     if detection:
         return model, ([torch.rand(3, 128, 128)],)
     if name.startswith("raft"):
         return model, (torch.randn(1, 3, 128, 128), torch.randn(1, 3, 128, 128))
     fixed = name.startswith(("vit_", "maxvit", "swin_v2"))
-    size = 224 if fixed else SIZES.get(name, 64)
+    size = 224 if fixed else SIZES.get(name.removeprefix("quantized_"), 64)
     return model, (torch.randn(1, 3, size, size),)
 
 
@@ -154,7 +158,7 @@ def one(library: str, name: str, *, of_peer: bool) -> None:
 
 def run(library: str, name: str, seconds: int, *, of_peer: bool) -> dict[str, Any]:
     command = [sys.executable, __file__, library, "--one", name, *(["--peer"] if of_peer else [])]
-    memory = 16 * 2**30
+    memory = 20 * 2**30
 
     def limits() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))

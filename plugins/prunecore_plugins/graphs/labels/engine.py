@@ -14,9 +14,10 @@ from prunecore.errors import ForwardError, listing
 from prunecore.graph import OpRule
 from prunecore_plugins.graphs.labels.call import tensors_in
 from prunecore_plugins.graphs.labels.frontier import Frontier
-from prunecore_plugins.graphs.labels.numbers import remembered, remembered_roots
+from prunecore_plugins.graphs.labels.numbers import remembered
 from prunecore_plugins.graphs.labels.restore import Originals, evaluation, hooked, plain_kernels, training_branches
 from prunecore_plugins.graphs.labels.rules import table
+from prunecore_plugins.graphs.labels.scales import remembered_roots
 from prunecore_plugins.graphs.labels.trace import Trace, first_batch
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from prunecore_plugins.graphs.labels.numbers import Scale, as_float
+from prunecore_plugins.graphs.labels.numbers import Scale
+from prunecore_plugins.graphs.labels.scales import as_float, carried, scale_of
 
 if TYPE_CHECKING:
     from prunecore_plugins.graphs.labels.trace import Trace
@@ -50,17 +51,18 @@ class Frontier(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _SIZES:
             return self._size(func(*args, **kwargs), args, kwargs)
+        made = carried(func, args, kwargs)
+        if made is not None:
+            return made
         if func is F.scaled_dot_product_attention:
             self._attention(args, kwargs)
-        elif func in _PRODUCTS and len(args) == 2 and any(isinstance(a, Scale) for a in args):
+        elif func in _PRODUCTS and len(args) == 2 and any(scale_of(a) is not None for a in args):
             self._scaled(args, -1.0 if func in _QUOTIENTS else 1.0)
             return self._giving(Given(scale=True), func, args, kwargs)
         elif func in _EXITS:
             self._trace.freeze_all(args[0], f"values leave PyTorch by Tensor.{func.__name__}()")
         else:
-            for value in (*args, *kwargs.values()):
-                if isinstance(value, Scale):
-                    value.dropped()
+            self._dropped(func, (*args, *kwargs.values()))
         reader = _READERS.get(func)
         if reader is None:
             if func in _COMPOSED:
@@ -83,19 +85,33 @@ class Frontier(TorchFunctionMode):
     def _attention(self, args: Any, kwargs: Any) -> None:
         """Attention scales by `width ** -0.5` unless it is told otherwise."""
         query = args[0] if args else kwargs["query"]
-        scale = kwargs.get("scale")
-        if isinstance(scale, Scale):
-            self._trace.scaled(query, scale.number, scale.power)
-        elif scale is None:
-            self._trace.scaled(query, self._trace.number(query, query.dim() - 1, query.shape[-1]), -0.5)
+        key = args[1] if len(args) > 1 else kwargs["key"]
+        scale = scale_of(kwargs.get("scale"))
+        if scale is not None:
+            self._trace.scaled(query, scale.number, scale.power, other=key)
+        elif kwargs.get("scale") is None:
+            width = self._trace.number(query, query.dim() - 1, query.shape[-1])
+            self._trace.scaled(query, width, -0.5, other=key)
 
     def _scaled(self, args: Any, sign: float) -> None:
         """`q * head_dim ** -0.5`"""
-        tensor, scale = args if isinstance(args[1], Scale) else reversed(args)
-        if isinstance(tensor, Tensor):
-            self._trace.scaled(tensor, scale.number, sign * scale.power)
-        else:
-            scale.dropped()
+        left, right = (scale_of(a) for a in args)
+        if right is not None and left is None:
+            self._trace.scaled(args[0], right.number, sign * right.power)
+        elif left is not None and right is None and sign > 0:
+            self._trace.scaled(args[1], left.number, left.power)
+        else:  # a factor times a factor, or divided by values
+            for scale in (left, right):
+                if scale is not None:
+                    scale.dropped()
+
+    @staticmethod
+    def _dropped(func: Any, values: Any) -> None:
+        """Factors, and numbers that are added to values, go where nobody follows them."""
+        for value in values:
+            scale = scale_of(value)
+            if scale is not None and (func in _ADDED or isinstance(value, (Scale, Tensor))):
+                scale.dropped()
 
     def _size(self, found: Any, args: Any, kwargs: Any) -> Any:
         tensor = args[0]
@@ -193,6 +209,11 @@ def _groups(args: Any, kwargs: Any) -> Given:
 
 _LIKE = {Tensor.expand_as, Tensor.view_as, Tensor.reshape_as}
 _QUOTIENTS = {Tensor.div, Tensor.__truediv__, torch.div, torch.true_divide, Tensor.__itruediv__, Tensor.div_}
+_ADDED = {
+    Tensor.add, Tensor.__add__, Tensor.__radd__, torch.add, Tensor.add_, Tensor.__iadd__,
+    Tensor.sub, Tensor.__sub__, Tensor.__rsub__, torch.sub, Tensor.sub_, Tensor.__isub__,
+    Tensor.__rdiv__, Tensor.__rtruediv__, torch.pow, Tensor.pow, Tensor.__pow__, Tensor.__rpow__,
+}  # fmt: skip
 _PRODUCTS = {Tensor.mul, Tensor.__mul__, Tensor.__rmul__, torch.mul, Tensor.__imul__, Tensor.mul_, *_QUOTIENTS}
 _SIZES = {Tensor.shape.__get__, Tensor.size}  # type: ignore[attr-defined]
 _READERS: dict[Any, Reader] = {

@@ -59,12 +59,13 @@ class Made:
 
     weights: labels along the outputs, shape `(n,)`. biases: what is added to each of them, `(biases, n)`, -1 for nothing.
     scaled: how often it has been scaled since by a number that follows a width (a layer that runs twice is scaled once each
-    time).
+    time). degree: 2 where what the layer gives is multiplied by itself.
     """
 
     weights: Indices
     biases: Indices
     scaled: int = 0
+    degree: int = 1
 
     @classmethod
     def by(cls, weights: Indices, bias: Info | None = None) -> Made | None:
@@ -91,7 +92,7 @@ class Made:
         both = np.unique(
             np.vstack((np.concatenate([p.weights for p in parts]), np.concatenate(padded, axis=1))), axis=1
         )
-        return cls(both[0], both[1:], max(p.scaled for p in parts))
+        return cls(both[0], both[1:], max(p.scaled for p in parts), max(p.degree for p in parts))
 
     def with_bias(self, bias: Info, given: Info) -> Made | None:
         """What is made so is `given`: with a parameter added that is as long there; None where it is none."""
@@ -103,6 +104,14 @@ class Made:
                 added = np.broadcast_to(found[0].labels, shape).reshape(1, -1)
                 return replace(self, biases=np.concatenate((self.biases, added)))
         return None
+
+    def times(self, other: Made | None) -> Made | None:
+        """The product with what `other` makes: linear in this, unless both are made of the same weights."""
+        common = np.isin(self.weights, other.weights) if other is not None else np.zeros(1, dtype=bool)
+        if other is None or not common.any():
+            return self
+        same = common.all() and len(self.weights) == len(other.weights)
+        return replace(self, degree=self.degree + other.degree) if same else None
 
     def at(self, weights: Indices) -> Made:
         """The part of it that `weights` stand for."""

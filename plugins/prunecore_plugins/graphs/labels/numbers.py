@@ -8,7 +8,6 @@ and channels that have to stay because the code holds their number fixed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -194,30 +193,6 @@ class Scale(float):
     def __float__(self) -> float:
         self.dropped()
         return float.__float__(self)
-
-
-def as_float(value: Any) -> float:
-    """`float(value)` that remembers a number."""
-    return Scale(float(int(value)), value, 1.0) if isinstance(value, Number) else float(value)
-
-
-@contextmanager
-def remembered_roots() -> Iterator[None]:
-    """`math.sqrt` of a number, and of a scale made of one, is a scale: code divides by `math.sqrt(head_dim)`."""
-    plain = math.sqrt
-
-    def sqrt(value: Any, /) -> float:
-        if isinstance(value, Number):
-            value = as_float(value)
-        if isinstance(value, Scale):
-            return Scale(plain(float.__float__(value)), value.number, value.power / 2)
-        return plain(value)
-
-    math.sqrt = sqrt
-    try:
-        yield
-    finally:
-        math.sqrt = plain
 
 
 def _form(value: Any) -> Form | None:

@@ -132,14 +132,16 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return size
         return self.ledger.width(counted(found[0]))
 
-    def scaled(self, tensor: Tensor, number: int, power: float) -> None:
-        """`tensor` is multiplied by `number ** power`: its weights have to make up for another number."""
-        info = self.info(tensor)
+    def scaled(self, tensor: Tensor, number: int, power: float, *, other: Tensor | None = None) -> None:
+        """`tensor` (times `other`) is multiplied by `number ** power`: its weights have to make up for another number."""
+        made_by = self.info(tensor).made_by
+        if made_by is not None and other is not None:
+            made_by = made_by.times(self.info(other).made_by)
         why = f"a scale follows the width of a head (in {self.module or 'the network itself'})"
-        if info.made_by is None:
+        if made_by is None:
             self.ledger.scale(number, power, np.empty(0, dtype=np.int64), why)
         else:
-            self.ledger.scale(number, power, info.made_by.labels, why, before=info.made_by.scaled)
+            self.ledger.scale(number, power / made_by.degree, made_by.labels, why, before=made_by.scaled)
 
     def freeze_all(self, tensor: Tensor, why: str) -> None:
         """Freeze whatever channels `tensor` carries, as `why` says."""
@@ -275,7 +277,9 @@ def _made(name: str, args: Any, sources: list[Info], result: Info) -> Made | Non
         return _by_layer(result, 1, bias)
     if name in ("mm", "bmm"):
         weights = _by_layer(result, args[0].dim() - 1) if any(s.leaf for s in sources[:2]) else None
-        return weights or next((s.made_by for s in sources[:2] if s.made_by is not None), None)
+        if weights is not None or not made:
+            return weights
+        return made[0].times(made[1]) if len(made) > 1 else made[0]
     if name == "native_layer_norm":
         return Made.of_line(*sources[2:4]) if len(args) > 3 else None
     if name in _SUMS:

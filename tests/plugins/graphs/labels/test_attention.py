@@ -985,3 +985,57 @@ def test_a_key_head_goes_with_all_its_queries(fused: bool) -> None:
     assert found.kept["k.weight", 0] == list(range(4, 8))
     assert found.attributes["", "heads"] == 2
     assert found.attributes["", "key_heads"] == 1
+
+
+@pytest.mark.parametrize(
+    "root",
+    [
+        lambda n: torch.sqrt(torch.tensor(n)),
+        lambda n: torch.tensor(n).float().pow(0.5),
+        lambda n: torch.as_tensor(math.sqrt(n)),
+    ],
+)
+def test_a_factor_may_be_a_tensor(root: Callable[[int], Tensor]) -> None:
+    found = cut(Scores(lambda q, k: q @ k.transpose(1, 2) / root(q.shape[-1])), tokens(), {"q": [1, 3]})
+    assert {(form.tensor, form.power) for form in found.graph.values} == {("q.weight", -0.5), ("q.bias", -0.5)}
+
+
+class Alike(nn.Module):
+    """Scores of a layer with itself, as networks for optical flow correlate their features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.o = nn.Linear(5, 4), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.a(x)
+        scores = q @ q.transpose(1, 2) / math.sqrt(q.shape[-1])
+        out: Tensor = self.o(scores.tanh() @ x)
+        return out
+
+
+class AlikeFused(Alike):
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.a(x)
+        out: Tensor = self.o(F.scaled_dot_product_attention(q, q, x))
+        return out
+
+
+@pytest.mark.parametrize("kind", [Alike, AlikeFused])
+def test_a_layer_that_is_multiplied_by_itself_is_scaled_by_the_root(kind: type[nn.Module]) -> None:
+    found = cut(kind(), tokens(), {"a": [0, 2]})
+    assert {(form.tensor, form.power) for form in found.graph.values} == {("a.weight", -0.25), ("a.bias", -0.25)}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda q, k: (q @ k.transpose(1, 2) + 1.0) * q.shape[-1] ** -0.5,
+        lambda q, k: q @ k.transpose(1, 2) + q.shape[-1],
+        lambda q, k: (q @ k.transpose(1, 2)) ** 2 / math.sqrt(q.shape[-1]),
+        lambda q, k: q @ k.transpose(1, 2) * torch.rand(6, 6).mul(q.shape[-1] ** -0.5),
+    ],
+)
+def test_a_factor_that_no_weight_makes_up_for_holds_the_width(how: Callable[[Tensor, Tensor], Tensor]) -> None:
+    reasons = frozen(trace(Scores(how), tokens()))
+    assert reasons["q"].startswith(("a scale follows the width of a head", "a value is computed from its size"))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from prunecore.errors import ConfigError, ModelError
 
 _QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
+_FLOAT = ("FloatFunctional", "FXFloatFunctional")  # they live there, and add and join floats
 _COMPILED = "OptimizedModule"  # by name: its module is slow to import
 
 
@@ -15,7 +16,7 @@ def admit(model: object, *, values: bool = True) -> nn.Module:
     """The network itself: `torch.compile`, `DataParallel` and `DistributedDataParallel` taken off.
 
     values: the weights are needed (not so for a dependency graph). Raises ConfigError for what is no module, ModelError for
-    TorchScript, quantised, sparse, uninitialised, sharded and (with `values`) meta-device networks, with what to do.
+    supernets, TorchScript, quantised, sparse, uninitialised, sharded and (with `values`) meta-device networks, with what to do.
     """
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model: a torch.nn.Module was expected, got {type(model).__name__}")
@@ -42,10 +43,15 @@ def _inside(model: nn.Module) -> nn.Module | None:
 def _fault_of_module(module: nn.Module) -> str | None:
     if isinstance(module, torch.jit.ScriptModule):
         return "is a TorchScript module, whose code cannot be changed; give the nn.Module that it was made from"
-    if type(module).__module__.startswith(_QUANTISED):
+    if type(module).__module__.startswith(_QUANTISED) and type(module).__name__ not in _FLOAT:
         return "is a quantised module; prune the network first, then quantise what comes out"
     if type(module).__name__ == _COMPILED:
         return "is compiled; give the network as it was before torch.compile, and compile what comes out"
+    if callable(getattr(module, "get_active_subnet", None)):
+        return (
+            "is a supernet, whose layers take the widths of the moment; choose a subnet and prune what "
+            "get_active_subnet(preserve_weight=True) gives"
+        )
     if type(module).__name__ == "FullyShardedDataParallel":
         return "is sharded; give the network as it was before sharding, and shard what comes out"
     return None

@@ -168,7 +168,7 @@ def _attempt(bench: Bench, candidate: Candidate, analysis: Analysis, proposal: P
             raise shortage from error
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     if not certificate.verified:
-        return certificate.notes[0] if certificate.notes else f"outputs differ by {certificate.max_abs_error:g}"
+        return certificate.notes[-1] if certificate.notes else f"outputs differ by {certificate.max_abs_error:g}"
     cost = _cost(bench, model, analysis.graph, proposal)
     size = measured(model, bench.inputs, cost, bench.target.measure) / bench.whole
     return Cut(model, recipe, certificate, cost, size, {})

@@ -42,6 +42,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._leaves: dict[int, Info] = {}
         self._found: dict[Any, Rule | None] = {}
         self._storages = {t.untyped_storage()._cdata: t for t in (*model.parameters(), *model.buffers())}
+        self._filled: set[int] = set()  # storages that values were written into, of which views may still say constant
         self._sited: set[str] = set()
         self.stack: list[tuple[str, nn.Module | None]] = [("", model)]
         self.batch = 1
@@ -96,7 +97,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         found = tensor.__dict__.get(_KEY)
         if found is not None and found[0] is self:
             info: Info = found[1]
-            return info
+            return replace(info, leaf=False) if info.leaf and self._is_filled(tensor) else info
         name = self._names.get(id(tensor))
         if name is not None:
             return self._leaf(name, tensor)
@@ -119,6 +120,9 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             found = self._leaves[id(tensor)] = Info(tuple(layers))
             self.reached.add(name)
         return found
+
+    def _is_filled(self, tensor: Tensor) -> bool:
+        return bool(self._filled) and tensor.layout == torch.strided and tensor.untyped_storage()._cdata in self._filled
 
     def set(self, tensor: Any, info: Info) -> None:
         """Let `info` travel with `tensor`."""
@@ -194,6 +198,8 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = self._origin(func, args, rule(Call(self, func, args, kwargs, out)))
         if isinstance(result, Info):
             self.set(out, result)
+            if func._schema.is_mutable and not result.leaf:
+                self._filled.add(out.untyped_storage()._cdata)
         elif result is not None:
             for tensor, info in zip(out, result, strict=False):
                 self.set(tensor, info)
@@ -264,6 +270,10 @@ _MOVES = frozenset(
         "view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "select", "slice", "split",
         "split_with_sizes", "unbind", "clone", "contiguous", "expand", "squeeze", "unsqueeze", "alias", "detach", "_to_copy",
         "flatten", "unflatten", "roll", "constant_pad_nd", "neg",
+        # of positive degree one: a factor above zero passes through
+        "amax", "amin", "max", "min", "relu", "relu_", "leaky_relu", "abs", "sum", "mean", "max_pool2d_with_indices",
+        "max_pool3d_with_indices", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "upsample_bilinear2d",
+        "upsample_nearest2d", "upsample_bicubic2d",
     )
 )  # fmt: skip
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from prunecore.types import Indices
 from prunecore_plugins.graphs.labels.call import Call
-from prunecore_plugins.graphs.labels.layers import Info, Layer
+from prunecore_plugins.graphs.labels.layers import Info, Layer, counted
 from prunecore_plugins.graphs.labels.rules.pointwise import combine
 
 
@@ -59,7 +59,7 @@ def product(
         next((y.labels[0].ravel() for y in layers if y.axis == d and y.labels[0].size > 1), sizes[s])
         for d, s in ((1, 1), (2, 3))
     ]
-    batch = [y.labels.ravel() for y in layers if y.axis == 0 and y.varies(0)]
+    batch = [counted(y) for y in layers if y.axis == 0 and y.varies(0)]
     call.cost(1 if batch else sizes[0], *_apart(call, batch), factors[0], inner, factors[1])
     return Info(tuple(layers), a_info.leaf and b_info.leaf, call.reason("a product without channels"))
 

@@ -181,10 +181,16 @@ def _finite(tensor: Tensor) -> bool:
 
 
 def _gatherer(recipe: Recipe, small: Run) -> Gather:
-    """Restricts the masked network's module outputs to the kept channels where the module owns the slice."""
+    """Restricts the masked network's module outputs to the kept channels where the module owns the slice.
+
+    Layers only: what a module with others inside owns (a table of positions) need not be as wide as what it gives.
+    """
+    parents = {name.rpartition(".")[0] for name, _ in small.boundaries}
     owned: dict[str, list[Slice]] = {}
     for part in recipe.slices:
-        owned.setdefault(part.tensor.rpartition(".")[0], []).append(part)
+        module = part.tensor.rpartition(".")[0]
+        if module not in parents:
+            owned.setdefault(module, []).append(part)
 
     def gather(name: str, call: int, tensor: Tensor) -> Tensor:
         other = small.boundaries.get((name, call))

@@ -2,6 +2,7 @@
 
     python tests/zoo/sweep.py torchvision [--cache DIR] [--only GLOB]
     python tests/zoo/sweep.py timm        [--cache DIR] [--only GLOB]
+    python tests/zoo/sweep.py ofa         [--cache DIR] [--only GLOB]
 
 Each network runs in a process of its own with a limit (`--seconds` of CPU time, five times that on the clock); random weights,
 engine `labels`, random criterion. Verdicts: `certified` (size within 0.005 of 0.5), `certified, less` (as much as can go),
@@ -17,6 +18,7 @@ import copy
 import fnmatch
 import json
 import os
+import random
 import resource
 import signal
 import subprocess
@@ -42,6 +44,8 @@ def names_of(library: str) -> list[str]:
         from torchvision.models import list_models
 
         return list(list_models())
+    if library == "ofa":
+        return ["ofa_mobilenet_v3", "ofa_proxyless", "ofa_resnet50d"]
     return sorted(set(smallest_of_each_family().values()))
 
 
@@ -65,8 +69,28 @@ def smallest_of_each_family() -> dict[str, str]:
     return found
 
 
+def subnet(name: str) -> torch.nn.Module:
+    """A static subnet of a once-for-all supernet (arXiv 1908.09791), drawn with a fixed seed; package `ofa`."""
+    from ofa.imagenet_classification.elastic_nn import networks
+
+    random.seed(0)
+    depths: dict[str, Any] = {"ks_list": [3, 5, 7], "expand_ratio_list": [3, 4, 6], "depth_list": [2, 3, 4]}
+    if name == "ofa_resnet50d":
+        lists = {"depth_list": [0, 1, 2], "expand_ratio_list": [0.2, 0.25, 0.35], "width_mult_list": [0.65, 0.8, 1.0]}
+        supernet = networks.OFAResNets(**lists)
+    elif name == "ofa_proxyless":
+        supernet = networks.OFAProxylessNASNets(**depths)
+    else:
+        supernet = networks.OFAMobileNetV3(**depths)
+    supernet.sample_active_subnet()
+    found: torch.nn.Module = supernet.get_active_subnet(preserve_weight=True)
+    return found.eval()
+
+
 def build(library: str, name: str) -> tuple[torch.nn.Module, Any]:
     torch.manual_seed(0)
+    if library == "ofa":
+        return subnet(name), (torch.randn(1, 3, 64, 64),)
     if library == "timm":
         import timm
 
@@ -203,7 +227,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("library", choices=("torchvision", "timm"))
+    parser.add_argument("library", choices=("torchvision", "timm", "ofa"))
     parser.add_argument("--cache", type=Path, default=Path("build/zoo"))
     parser.add_argument("--only", default="*")
     parser.add_argument("--seconds", type=int, default=120)

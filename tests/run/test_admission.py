@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import prunecore
+from prunecore.errors import ModelError
 from prunecore.run.admission import admit
 from prunecore.run.loading import describe_inputs
 from prunecore.types import ExampleInputs
@@ -112,3 +113,37 @@ def test_inputs_are_spelt_out() -> None:
     inputs = ExampleInputs(([torch.zeros(3, 4, 4, dtype=torch.int64)], None), {"mask": torch.ones(1, dtype=torch.bool)})
     assert describe_inputs(inputs) == "inputs [(3, 4, 4) int64], None, mask=(1,) bool"
     assert describe_inputs(ExampleInputs()) == "no inputs"
+
+
+def test_float_modules_for_quantisation_are_cut_like_any_other() -> None:
+    pruned = prunecore.prune(Added(), X, reduce=0.3)
+    assert pruned.certificate.verified
+    assert pruned.size == pytest.approx(0.7, abs=0.05)
+
+
+class Added(nn.Module):
+    """As torchvision's quantisable networks add: by a module, of floats so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.h = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)
+        self.add = torch.ao.nn.quantized.FloatFunctional()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        out: Tensor = self.h(self.add.add_relu(x, self.b(x)))
+        return out
+
+
+class Supernet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def get_active_subnet(self) -> nn.Module:
+        return self.conv
+
+
+def test_a_supernet_is_refused_with_the_way_to_a_subnet() -> None:
+    with pytest.raises(ModelError, match=r"Supernet is a supernet, .* get_active_subnet\(preserve_weight=True\)"):
+        prunecore.prune(Supernet(), X, reduce=0.3)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import prunecore
 from prunecore.surgery import apply_recipe, certify, make_recipe, resize
 from prunecore.types import Certificate, ChannelGroup, ExampleInputs, Member, Recipe, Slice, ValueEdit
 from tests.surgery.small_nets import IMAGES, Depthwise, Plain, depthwise_graph, graph_of, keep, member, plain_graph
@@ -323,3 +324,22 @@ def test_slice_writes_and_unknown_operations_are_named() -> None:
     found = _certify(_Inner(_Call(lambda x: x.sort(-1).values)), _inner_graph(), {"a": [0, 1, 5]}, inputs)
     assert not found.verified
     assert any("dead channels end at: sort (1)" in note for note in found.notes)
+
+
+class Table(nn.Module):
+    """Owns a table that is as wide as `a`, and gives what `b` gives, which is as wide before and after."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.table, self.b = nn.Linear(5, 6), nn.Parameter(torch.randn(6)), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.b(torch.tanh(self.a(x) * self.table))
+        return out
+
+
+def test_a_module_need_not_be_as_wide_as_its_own_table() -> None:
+    net = nn.Sequential(Table(), nn.LayerNorm(6), nn.Linear(6, 3)).eval()
+    inputs = ExampleInputs((torch.randn(2, 5),))
+    found = _certify(net, prunecore.trace(net, inputs.args), {"0.a": [0, 1, 2, 3], "0.b": [2, 3, 4, 5]}, inputs)
+    assert found.verified, found.notes

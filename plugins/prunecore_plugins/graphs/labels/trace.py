@@ -269,7 +269,7 @@ _MOVES = frozenset(
     (
         "view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "select", "slice", "split",
         "split_with_sizes", "unbind", "clone", "contiguous", "expand", "squeeze", "unsqueeze", "alias", "detach", "_to_copy",
-        "flatten", "unflatten", "roll", "constant_pad_nd", "neg",
+        "flatten", "unflatten", "roll", "repeat", "constant_pad_nd", "neg",
         # of positive degree one: a factor above zero passes through
         "amax", "amin", "max", "min", "relu", "relu_", "leaky_relu", "abs", "sum", "mean", "max_pool2d_with_indices",
         "max_pool3d_with_indices", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "upsample_bilinear2d",

@@ -1039,3 +1039,20 @@ def test_a_layer_that_is_multiplied_by_itself_is_scaled_by_the_root(kind: type[n
 def test_a_factor_that_no_weight_makes_up_for_holds_the_width(how: Callable[[Tensor, Tensor], Tensor]) -> None:
     reasons = frozen(trace(Scores(how), tokens()))
     assert reasons["q"].startswith(("a scale follows the width of a head", "a value is computed from its size"))
+
+
+@pytest.mark.parametrize(
+    ("pool", "maker"),
+    [
+        (lambda q: q.unflatten(1, (3, 2)).amax(2).repeat(1, 2, 1), "q"),
+        (torch.relu, "q"),
+        (lambda q: q.square(), "k"),  # of degree two: the key makes up for it
+    ],
+)
+def test_a_factor_passes_through_what_is_homogeneous(pool: Callable[[Tensor], Tensor], maker: str) -> None:
+    net = Scores(lambda q, k: torch.relu(pool(q) @ k.mT) / math.sqrt(q.shape[-1]))
+    found = cut(net, tokens(), {"q": [0, 2]})
+    assert {(form.tensor, form.power) for form in found.graph.values} == {
+        (f"{maker}.weight", -0.5),
+        (f"{maker}.bias", -0.5),
+    }

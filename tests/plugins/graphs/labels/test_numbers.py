@@ -213,3 +213,18 @@ def test_costs_that_depend_on_values_are_those_of_the_uncut_network() -> None:
     assert pruned.after.macs == pruned.before.macs // 2
     assert any(note.startswith("what it costs depends on values") for note in pruned.notes)
     assert trace(ByAttribute(width=8), X).varies is None
+
+
+class Padded(Middle):
+    """Images are written into a batch of zeros, as detectors do, before anything is computed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch = x.new_full((x.shape[0], 3, 6, 6), 0.0)
+        batch[0, :, :4, :4].copy_(x[0])
+        y = self.a(batch)
+        rows = y.movedim(1, -1)[y.mean(1) > 0]
+        return rows @ self.b.weight[:, :, 0, 0].t()
+
+
+def test_what_values_are_written_into_is_no_constant() -> None:
+    assert trace(Padded(), ExampleInputs((torch.randn(1, 3, 4, 4),))).varies == "aten.index in the network itself"

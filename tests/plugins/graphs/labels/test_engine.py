@@ -16,8 +16,10 @@ from torch.nn import functional as F
 import prunecore
 from prunecore.errors import ModelError
 from prunecore.graph import OpRule
+from prunecore.measure import CostModel, count
+from prunecore.planning import plan, uniform_scores
 from prunecore.surgery import certify, resize
-from prunecore.types import ExampleInputs, Proposal
+from prunecore.types import ExampleInputs, Proposal, Target
 from tests.plugins.graphs.labels.cases import cut, free, frozen, image, trace
 
 
@@ -239,3 +241,35 @@ def test_a_custom_autograd_function_made_of_torch_operations_is_followed() -> No
     graph = prunecore.trace(_around(Round()), torch.randn(1, 3, 4, 4))
     assert graph.group("0").frozen is None
     assert [m.tensor for m in graph.group("0").members] == ["0.weight", "0.bias", "2.weight"]
+
+
+class Encoder(nn.Module):
+    """Tokens, positions, an encoder layer of torch's own, classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.position = nn.Embedding(11, 8), nn.Parameter(torch.zeros(1, 5, 8))
+        self.layer, self.head = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        out: Tensor = self.head(self.layer(self.embed(tokens) + self.position).mean(1))
+        return out
+
+
+def test_a_network_on_the_meta_device_gives_the_same_graph_and_plan() -> None:
+    torch.manual_seed(0)
+    real = Encoder().eval()
+    with torch.device("meta"):
+        meta = Encoder().eval()
+        nothing = torch.zeros(1, 5, dtype=torch.long)
+    graphs = [prunecore.trace(real, torch.zeros(1, 5, dtype=torch.long)), prunecore.trace(meta, nothing)]
+    assert graphs[0].links == graphs[1].links
+    assert CostModel(graphs[0]).cost({"embed#2": 4}) == CostModel(graphs[1]).cost({"embed#2": 4})
+    assert [(g.name, g.channels, g.frozen) for g in graphs[0].groups] == [
+        (g.name, g.channels, g.frozen) for g in graphs[1].groups
+    ]
+    made = plan(graphs[1], uniform_scores(graphs[1].groups), Target(0.5))
+    small, recipe = resize(real, graphs[1], made.proposal)
+    inputs = ExampleInputs((torch.zeros(1, 5, dtype=torch.long),))
+    assert certify(real, small, recipe, inputs).verified
+    assert count(small, inputs) == made.cost

@@ -53,19 +53,23 @@ class Info:
     made_by: Made | None = None
 
 
+MOST_PARTS = 16
+
+
 @dataclass(frozen=True, eq=False)
 class Made:
     """What one layer makes: were the labels of its weights and biases scaled, so would be what it gives.
 
     weights: labels along the outputs, shape `(n,)`. biases: what is added to each of them, `(biases, n)`, -1 for nothing.
     scaled: how often it has been scaled since by a number that follows a width (a layer that runs twice is scaled once each
-    time). degree: 2 where what the layer gives is multiplied by itself.
+    time). degree: 2 where what the layer gives is multiplied by itself. parts: of how many pieces it is the union.
     """
 
     weights: Indices
     biases: Indices
     scaled: int = 0
     degree: int = 1
+    parts: int = 1
 
     @classmethod
     def by(cls, weights: Indices, bias: Info | None = None) -> Made | None:
@@ -85,14 +89,17 @@ class Made:
         return cls.by(weight.layers[0].labels, bias)
 
     @classmethod
-    def union(cls, parts: Sequence[Made]) -> Made:
-        """Sums and joins are linear in the weights of all their parts."""
+    def union(cls, parts: Sequence[Made]) -> Made | None:
+        """Sums and joins are linear in the weights of all their parts; None of a stream that ever more layers are added to."""
+        pieces = sum(p.parts for p in parts)
+        if pieces > MOST_PARTS:
+            return None
         rows = max(len(p.biases) for p in parts)
         padded = [np.pad(p.biases, ((0, rows - len(p.biases)), (0, 0)), constant_values=-1) for p in parts]
         both = np.unique(
             np.vstack((np.concatenate([p.weights for p in parts]), np.concatenate(padded, axis=1))), axis=1
         )
-        return cls(both[0], both[1:], max(p.scaled for p in parts), max(p.degree for p in parts))
+        return cls(both[0], both[1:], max(p.scaled for p in parts), max(p.degree for p in parts), pieces)
 
     def with_bias(self, bias: Info, given: Info) -> Made | None:
         """What is made so is `given`: with a parameter added that is as long there; None where it is none."""

@@ -368,7 +368,13 @@ class Ledger:
                 break
             pending = left
         for use in pending:
-            _freeze(builder, use.labels, f"{use.reason}: a number that cannot be followed")
+            reason = f"{use.reason}: a number that cannot be followed"
+            _freeze(builder, use.labels, reason)
+            for source in {s for monomial in use.form for s, _ in monomial}:
+                if isinstance(source, Width):
+                    _freeze(builder, source.labels, reason)
+                else:
+                    self._fixed.add(source)
         for source, uses in following.items():
             if source in self._fixed:
                 for _, use in uses:
@@ -404,7 +410,7 @@ class Ledger:
             _freeze(builder, use.labels, f"{use.reason}: the code keeps {int(sum(form.values()))} of them")
             return True
         if len(form) > 1:
-            return False
+            return self._summed(builder, use, form, following)
         ((monomial, scale),) = form.items()
         if len(monomial) > 1 or next(iter(monomial))[1] != 1:
             return False
@@ -413,6 +419,33 @@ class Ledger:
             builder.equal_counts(use.labels, source.labels, scale, use.reason)
         else:
             following.setdefault(source, []).append((scale, use))
+        return True
+
+    def _summed(
+        self, builder: GraphBuilder, use: _Use, form: Form, following: dict[Attribute, list[tuple[Fraction, _Use]]]
+    ) -> bool:
+        """`dim - part` labels, where `part` follows others: `dim` is as many as both together."""
+        whole, parts = [], [use.labels]
+        for monomial, coefficient in form.items():
+            source, power = next(iter(monomial), (None, 0))
+            if len(monomial) != 1 or power != 1 or abs(coefficient) != 1:
+                return False
+            labels = source.labels if isinstance(source, Width) else None
+            if isinstance(source, Attribute) and source in following and following[source][0][0] == 1:
+                labels = following[source][0][1].labels
+            if coefficient == 1:
+                whole.append((source, labels))
+            elif labels is None:
+                return False
+            else:
+                parts.append(labels)
+        if len(whole) != 1:
+            return False
+        (source, labels), together = whole[0], np.concatenate([p.ravel() for p in parts])
+        if labels is not None:
+            builder.equal_counts(together, labels, 1, use.reason)
+        elif isinstance(source, Attribute):
+            following[source] = [(Fraction(1), _Use(use.form, together, use.reason))]
         return True
 
     def _reduced(self, form: Form, following: Mapping[Attribute, Any]) -> Form:

@@ -228,3 +228,34 @@ class Padded(Middle):
 
 def test_what_values_are_written_into_is_no_constant() -> None:
     assert trace(Padded(), ExampleInputs((torch.randn(1, 3, 4, 4),))).varies == "aten.index in the network itself"
+
+
+class Remainder(Middle):
+    """Only a part of the channels is worked on; what is left is given as a difference."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, two = torch.split(self.a(x), [self.part, self.dim - self.part], dim=1)
+        return self.b(torch.cat([torch.tanh(one), two], 1))
+
+
+def test_a_whole_follows_its_part_and_the_remainder() -> None:
+    edits = _cut(Remainder(part=3, dim=8), {"a": [1, 2], "a#2": [0, 3]})
+    assert (edits["", "part"], edits["", "dim"]) == (2, 4)
+
+
+class Fixed(Middle):
+    """As `Remainder`, where the remainder is a number less than what a tensor is wide: nothing may change it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, two = torch.split(self.a(x), [self.part, self.dim * self.dim - 56 - self.part], dim=1)
+        return self.b(torch.cat([torch.tanh(one), two], 1))
+
+
+def test_what_cannot_be_followed_holds_all_that_it_is_made_of() -> None:
+    reasons = frozen(trace(Fixed(part=3, dim=8), X))
+    assert reasons[
+        "a"
+    ] == "split into pieces of 3, 5 (aten.split_with_sizes in the network itself): the code keeps 3 of them" or (
+        "cannot be followed" in reasons["a"] or "is used otherwise too" in reasons["a"]
+    )
+    assert "cannot be followed" in reasons["a#2"]

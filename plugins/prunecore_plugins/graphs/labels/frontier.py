@@ -86,12 +86,15 @@ class Frontier(TorchFunctionMode):
         """Attention scales by `width ** -0.5` unless it is told otherwise."""
         query = args[0] if args else kwargs["query"]
         key = args[1] if len(args) > 1 else kwargs["key"]
+        mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
+        # a bias of positions that the query makes must not be scaled with it: then the key is
+        sides = (key, query) if self._trace.shares(mask, query) else (query, key)
         scale = scale_of(kwargs.get("scale"))
         if scale is not None:
-            self._trace.scaled(query, scale.number, scale.power, other=key)
+            self._trace.scaled(sides[0], scale.number, scale.power, other=sides[1])
         elif kwargs.get("scale") is None:
             width = self._trace.number(query, query.dim() - 1, query.shape[-1])
-            self._trace.scaled(query, width, -0.5, other=key)
+            self._trace.scaled(sides[0], width, -0.5, other=sides[1])
 
     def _scaled(self, args: Any, sign: float) -> None:
         """`q * head_dim ** -0.5`"""

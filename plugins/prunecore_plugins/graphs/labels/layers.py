@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -63,6 +63,7 @@ class Made:
     weights: labels along the outputs, shape `(n,)`. biases: what is added to each of them, `(biases, n)`, -1 for nothing.
     scaled: how often it has been scaled since by a number that follows a width (a layer that runs twice is scaled once each
     time). degree: 2 where what the layer gives is multiplied by itself. parts: of how many pieces it is the union.
+    also: the weights in front, where what they give is multiplied by a parameter and nothing else happens between.
     """
 
     weights: Indices
@@ -70,6 +71,7 @@ class Made:
     scaled: int = 0
     degree: int = 1
     parts: int = 1
+    also: Indices = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @classmethod
     def by(cls, weights: Indices, bias: Info | None = None) -> Made | None:
@@ -99,7 +101,8 @@ class Made:
         both = np.unique(
             np.vstack((np.concatenate([p.weights for p in parts]), np.concatenate(padded, axis=1))), axis=1
         )
-        return cls(both[0], both[1:], max(p.scaled for p in parts), max(p.degree for p in parts), pieces)
+        also = np.concatenate([p.also for p in parts])
+        return cls(both[0], both[1:], max(p.scaled for p in parts), max(p.degree for p in parts), pieces, also)
 
     def with_bias(self, bias: Info, given: Info) -> Made | None:
         """What is made so is `given`: with a parameter added that is as long there; None where it is none."""

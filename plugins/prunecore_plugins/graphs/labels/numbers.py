@@ -378,7 +378,11 @@ class Ledger:
         for source, uses in following.items():
             if source in self._fixed:
                 for _, use in uses:
-                    _freeze(builder, use.labels, f"{use.reason}: {source.module}.{source.name} is used otherwise too")
+                    _freeze(
+                        builder,
+                        use.labels,
+                        f"{use.reason}: {f'{source.module}.{source.name}'.lstrip('.')} is used otherwise too",
+                    )
                 continue
             scale, first = uses[0]
             builder.attribute(source.module, source.name, first.labels, scale, index=source.index)

@@ -147,6 +147,13 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         else:
             self.ledger.scale(number, power / made_by.degree, made_by.labels, why, before=made_by.scaled)
 
+    def shares(self, one: Any, other: Any) -> bool:
+        """Whether two tensors are made by the same weights."""
+        left, right = self.info(one).made_by, self.info(other).made_by
+        if left is None or right is None:
+            return False
+        return bool(np.isin(np.concatenate([left.weights, left.also]), right.weights).any())
+
     def freeze_all(self, tensor: Tensor, why: str) -> None:
         """Freeze whatever channels `tensor` carries, as `why` says."""
         for layer in self.info(tensor).layers:
@@ -287,8 +294,10 @@ def _made(name: str, args: Any, sources: list[Info], result: Info) -> Made | Non
         return _by_layer(result, 1, bias)
     if name in ("mm", "bmm"):
         weights = _by_layer(result, args[0].dim() - 1) if any(s.leaf for s in sources[:2]) else None
-        if weights is not None or not made:
-            return weights
+        if weights is not None:
+            return replace(weights, also=np.concatenate([m.weights for m in made])) if made else weights
+        if not made:
+            return None
         return made[0].times(made[1]) if len(made) > 1 else made[0]
     if name == "native_layer_norm":
         return Made.of_line(*sources[2:4]) if len(args) > 3 else None

@@ -1056,3 +1056,24 @@ def test_a_factor_passes_through_what_is_homogeneous(pool: Callable[[Tensor], Te
         (f"{maker}.weight", -0.5),
         (f"{maker}.bias", -0.5),
     }
+
+
+class Decomposed(nn.Module):
+    """The query also makes a bias of relative positions, as in SAM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = nn.Linear(5, 4), nn.Linear(5, 4), nn.Linear(5, 6), nn.Linear(6, 3)
+        self.relative = nn.Parameter(torch.randn(6, 6, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        bias = torch.einsum("bnd,nmd->bnm", q, self.relative)
+        out: Tensor = self.o(F.scaled_dot_product_attention(q, k, v, attn_mask=bias))
+        return out
+
+
+def test_where_the_query_makes_a_bias_too_the_key_makes_up_for_the_scale() -> None:
+    found = cut(Decomposed(), tokens(), {"q": [0, 2]})
+    assert found.kept["relative", 2] == [0, 2]
+    assert {(form.tensor, form.power) for form in found.graph.values} == {("k.weight", -0.5), ("k.bias", -0.5)}

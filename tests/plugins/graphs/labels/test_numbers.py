@@ -253,9 +253,5 @@ class Fixed(Middle):
 
 def test_what_cannot_be_followed_holds_all_that_it_is_made_of() -> None:
     reasons = frozen(trace(Fixed(part=3, dim=8), X))
-    assert reasons[
-        "a"
-    ] == "split into pieces of 3, 5 (aten.split_with_sizes in the network itself): the code keeps 3 of them" or (
-        "cannot be followed" in reasons["a"] or "is used otherwise too" in reasons["a"]
-    )
-    assert "cannot be followed" in reasons["a#2"]
+    assert reasons["a"].endswith(": part is used otherwise too")
+    assert reasons["a#2"].endswith(": a number that cannot be followed")

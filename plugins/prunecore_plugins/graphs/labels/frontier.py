@@ -59,6 +59,8 @@ class Frontier(TorchFunctionMode):
         elif func in _PRODUCTS and len(args) == 2 and any(scale_of(a) is not None for a in args):
             self._scaled(args, -1.0 if func in _QUOTIENTS else 1.0)
             return self._giving(Given(scale=True), func, args, kwargs)
+        elif func in _NORMS:
+            self._trace.normalised(args[0], args[1] if len(args) > 1 else kwargs["normalized_shape"])
         elif func in _EXITS:
             self._trace.freeze_all(args[0], f"values leave PyTorch by Tensor.{func.__name__}()")
         else:
@@ -210,6 +212,7 @@ def _groups(args: Any, kwargs: Any) -> Given:
     return Given(groups=groups)
 
 
+_NORMS = {F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm}
 _LIKE = {Tensor.expand_as, Tensor.view_as, Tensor.reshape_as}
 _QUOTIENTS = {Tensor.div, Tensor.__truediv__, torch.div, torch.true_divide, Tensor.__itruediv__, Tensor.div_}
 _ADDED = {

@@ -147,6 +147,14 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         else:
             self.ledger.scale(number, power / made_by.degree, made_by.labels, why, before=made_by.scaled)
 
+    def normalised(self, tensor: Any, shape: Sequence[int]) -> None:
+        """The code gives `shape` as the last sizes of `tensor`; a norm without weights has nothing else to go by."""
+        layers = self.info(tensor).layers
+        for dim, number in enumerate(shape, tensor.dim() - len(shape) if isinstance(tensor, Tensor) else 0):
+            found = [y for y in layers if y.axis == dim and y.varies(dim)]
+            if len(found) == 1:
+                self.ledger.use(number, counted(found[0]), f"normalised over {number} (in {self.module})")
+
     def shares(self, one: Any, other: Any) -> bool:
         """Whether two tensors are made by the same weights."""
         left, right = self.info(one).made_by, self.info(other).made_by

@@ -1077,3 +1077,23 @@ def test_where_the_query_makes_a_bias_too_the_key_makes_up_for_the_scale() -> No
     found = cut(Decomposed(), tokens(), {"q": [0, 2]})
     assert found.kept["relative", 2] == [0, 2]
     assert {(form.tensor, form.power) for form in found.graph.values} == {("k.weight", -0.5), ("k.bias", -0.5)}
+
+
+class Bare(nn.Module):
+    """Norms without weights know their width by a number only."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Linear(5, 6), norm, nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.b(self.norm(self.a(x)))
+        return out
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.LayerNorm(6, elementwise_affine=False), nn.RMSNorm(6, elementwise_affine=False), nn.LayerNorm(6)]
+)
+def test_a_norm_without_weights_follows_by_its_number(norm: nn.Module) -> None:
+    found = cut(Bare(norm), tokens(), {"a": [0, 2, 5]})
+    assert found.attributes["norm", "normalized_shape"] == (3,)

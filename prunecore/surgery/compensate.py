@@ -55,6 +55,9 @@ def compensate(
                 continue
             shift = _contribution(reader, mean, removed[weight, _input_dim(reader)])
             shift = shift[list(removed.get((weight, 1 - _input_dim(reader)), range(len(shift))))]
+            for edit in recipe.values:  # outputs that are scaled give the scaled share of what is gone
+                if edit.tensor == weight and edit.dim == 1 - _input_dim(reader):
+                    shift[slice(None) if edit.index is None else list(edit.index)] *= edit.factor
             _add(tensors, names, reader, norms.get(name), shift)
     return repaired
 

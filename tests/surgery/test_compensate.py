@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from prunecore.surgery import apply_recipe, compensate, resize
-from prunecore.types import ExampleInputs, Recipe, Slice
+from prunecore.types import ExampleInputs, Recipe, Slice, ValueEdit
 from tests.surgery.small_nets import Plain, keep, plain_graph
 
 
@@ -103,3 +103,19 @@ def test_nothing_of_the_callers_changes() -> None:
     assert repaired.training
     assert not torch.equal(repaired.out.bias, cut.out.bias)
     assert not repaired.conv._forward_hooks
+
+
+def test_outputs_that_the_recipe_scales_get_the_scaled_share() -> None:
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 4)).eval()
+    with torch.no_grad():
+        model[0].weight[[1, 4]] = 0
+        model[0].bias[[1, 4]] = torch.tensor([0.5, 2.0])
+    kept = (0, 2, 3, 5)
+    slices = (Slice("0.weight", 0, 6, kept), Slice("0.bias", 0, 6, kept), Slice("2.weight", 1, 6, kept))
+    values = (ValueEdit("2.weight", 2.0, 0, (0, 1)), ValueEdit("2.bias", 2.0, 0, (0, 1)))
+    recipe = Recipe(slices=slices, values=values)
+    x = torch.randn(3, 5)
+    repaired = compensate(
+        model, apply_recipe(model, recipe), recipe, ExampleInputs((x,)), batches=[ExampleInputs((x,))]
+    )
+    assert torch.allclose(repaired(x), model(x) * torch.tensor([2.0, 2.0, 1.0, 1.0]), atol=1e-5)

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 import prunecore
 from prunecore.scoring import CalibrationOptions, calibration_batches, mean_over_producers, require_task
 from prunecore.training import seeded
-from prunecore.training.forward import call, device_of, images_in
+from prunecore.training.forward import call, device_of, images_in, modes_kept, tensors_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-_ACTIVATIONS = "torch.nn.modules.activation"
+
+def _is_activation(module: nn.Module) -> bool:
+    return type(module).__module__ == "torch.nn.modules.activation"
 
 
 class ActivationMeanRank:
@@ -51,7 +52,8 @@ class ActivationMeanRank:
         )
         sums: dict[tuple[str, int], Tensor] = {}
         images = 0
-        with seeded(seed, device), torch.no_grad(), _watched(modules, chosen, sums) as began:
+        with seeded(seed, device), torch.no_grad(), modes_kept(model), _watched(modules, chosen, sums) as began:
+            model.eval()
             for x, _ in batches:
                 began(images_in(x))
                 images += images_in(x)
@@ -77,7 +79,7 @@ class ActivationMeanRank:
 
 def _speaking(group: prunecore.ChannelGroup, modules: Mapping[str, nn.Module]) -> list[prunecore.Site]:
     """The outputs of activations; without any, of whatever module shows the channels last."""
-    behind = [s for s in group.sites if type(modules[s.module]).__module__ == _ACTIVATIONS]
+    behind = [s for s in group.sites if _is_activation(modules[s.module])]
     return behind or list(group.sites[-1:])
 
 
@@ -87,7 +89,7 @@ def _watched(
 ) -> Iterator[Any]:
     """Adds up the responses of each chosen output, images times their mean; a module that runs again counts once a batch.
 
-    What is yielded is called with the number of images before each batch. Modes are as before at the end.
+    What is yielded is called with the number of images before each batch.
     """
     seen: set[str] = set()
     images = 0
@@ -102,24 +104,18 @@ def _watched(
             if name in seen:
                 return
             seen.add(name)
-            activated = type(module).__module__ == _ACTIVATIONS
-            for number, tensor in enumerate(t for t in tree_leaves(output) if isinstance(t, Tensor)):
+            for number, tensor in enumerate(tensors_in(output)):
                 dim = chosen.get((name, number))
                 if dim is not None:
-                    response = (
-                        (tensor if activated else tensor.clamp(min=0)).double().movedim(dim, 0).flatten(1).mean(1)
-                    )
-                    sums[name, number] = sums.get((name, number), 0) + images * response
+                    response = tensor if _is_activation(module) else tensor.clamp(min=0)
+                    mean = response.double().movedim(dim, 0).flatten(1).mean(1)
+                    sums[name, number] = sums.get((name, number), 0) + images * mean
 
         return add
 
-    modes = {m: m.training for m in modules.values()}
     handles = [modules[name].register_forward_hook(hook(name)) for name in dict.fromkeys(name for name, _ in chosen)]
     try:
-        modules[""].eval()
         yield began
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes.items():
-            module.training = training

@@ -17,7 +17,7 @@ from prunecore.scoring import (
     speakers,
 )
 from prunecore.training import seeded
-from prunecore.training.forward import call, device_of, images_in, loss_of
+from prunecore.training.forward import call, device_of, images_in, loss_of, modes_kept
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -97,17 +97,14 @@ def _squared_changes(
 @contextmanager
 def _differentiable(model: nn.Module, parameters: Sequence[Tensor]) -> Iterator[None]:
     """Eval mode, with gradients for `parameters` alone; flags and modes are as before at the end."""
-    modes = {m: m.training for m in model.modules()}
     flags = {p: p.requires_grad for p in model.parameters()}
     chosen = set(parameters)
     try:
-        model.eval()
         for p in flags:
             p.requires_grad_(p in chosen)
-        with torch.enable_grad():
+        with modes_kept(model), torch.enable_grad():
+            model.eval()
             yield
     finally:
-        for module, training in modes.items():
-            module.training = training
         for p, flag in flags.items():
             p.requires_grad_(flag)

@@ -131,10 +131,13 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def number(self, tensor: Tensor, dim: int, size: int) -> int:
         """`size`, that of `dim` of `tensor`, as a number that remembers the channels there."""
+        channels = self._along(tensor, dim)
+        return size if channels is None else self.ledger.width(channels)
+
+    def _along(self, tensor: Tensor, dim: int) -> Indices | None:
+        """The channels that make `dim` as long as it is; None where there are none, or two dims of them."""
         found = [y for y in self.info(tensor).layers if y.axis == dim and y.varies(dim)]
-        if len(found) != 1:
-            return size
-        return self.ledger.width(counted(found[0]))
+        return counted(found[0]) if len(found) == 1 else None
 
     def scaled(self, tensor: Tensor, number: int, power: float, *, other: Tensor | None = None) -> None:
         """`tensor` (times `other`) is multiplied by `number ** power`: its weights have to make up for another number."""
@@ -147,13 +150,12 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         else:
             self.ledger.scale(number, power / made_by.degree, made_by.labels, why, before=made_by.scaled)
 
-    def normalised(self, tensor: Any, shape: Sequence[int]) -> None:
+    def normalised(self, tensor: Tensor, shape: Sequence[int]) -> None:
         """The code gives `shape` as the last sizes of `tensor`; a norm without weights has nothing else to go by."""
-        layers = self.info(tensor).layers
-        for dim, number in enumerate(shape, tensor.dim() - len(shape) if isinstance(tensor, Tensor) else 0):
-            found = [y for y in layers if y.axis == dim and y.varies(dim)]
-            if len(found) == 1:
-                self.ledger.use(number, counted(found[0]), f"normalised over {number} (in {self.module})")
+        for dim, number in enumerate(shape, tensor.dim() - len(shape)):
+            channels = self._along(tensor, dim)
+            if channels is not None:
+                self.ledger.use(number, channels, f"normalised over {number} (in {self.module})")
 
     def shares(self, one: Any, other: Any) -> bool:
         """Whether two tensors are made by the same weights."""

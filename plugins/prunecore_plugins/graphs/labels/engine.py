@@ -12,9 +12,9 @@ from torch.utils._pytree import tree_map
 from prunecore import DependencyGraph, ExampleInputs, GraphBuilder, ModelError, hookimpl
 from prunecore.errors import ForwardError, listing
 from prunecore.graph import OpRule
+from prunecore_plugins.graphs.labels.attributes import remembered
 from prunecore_plugins.graphs.labels.call import tensors_in
 from prunecore_plugins.graphs.labels.frontier import Frontier
-from prunecore_plugins.graphs.labels.numbers import remembered
 from prunecore_plugins.graphs.labels.restore import Originals, evaluation, hooked, plain_kernels, training_branches
 from prunecore_plugins.graphs.labels.rules import table
 from prunecore_plugins.graphs.labels.scales import remembered_roots

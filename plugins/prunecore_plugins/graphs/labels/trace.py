@@ -17,7 +17,7 @@ from prunecore.types import Indices
 from prunecore_plugins.graphs.labels.call import Call, tensors_in
 from prunecore_plugins.graphs.labels.frontier import NOTHING, Given
 from prunecore_plugins.graphs.labels.layers import Info, Layer, Made, counted, line
-from prunecore_plugins.graphs.labels.numbers import Ledger
+from prunecore_plugins.graphs.labels.ledger import Ledger
 from prunecore_plugins.graphs.labels.restore import Originals
 from prunecore_plugins.graphs.labels.rules.pointwise import pointwise
 

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from prunecore_plugins.graphs.labels.numbers import Attribute, Ledger, Number, Scale, remembered
+from prunecore_plugins.graphs.labels.attributes import remembered
+from prunecore_plugins.graphs.labels.ledger import Ledger
+from prunecore_plugins.graphs.labels.numbers import Attribute, Number, Scale
 from torch import Tensor, nn
 
 import prunecore

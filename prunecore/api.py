@@ -110,7 +110,11 @@ def prune(
     schedule = check_schedule(manager.hook.prune_schedule(target=settings), settings)
     workshop = Workshop(bench, start)
 
-    def realise(proposal: Proposal, number: int) -> Candidate:
+    def one(proposal: Proposal, number: int) -> Candidate:
+        if proposal.trial:
+            raise ConfigError(
+                f"{algo} tries proposals out on data; use `prune run`, or give reduce and a criterion here"
+            )
         base = workshop.candidate(proposal.base)
         made = cut(bench, base, workshop.analysis(base), proposal)
         found = Candidate(
@@ -118,7 +122,10 @@ def prune(
         )
         return workshop.add(found, made.frozen)
 
-    problem = Problem(start, settings, schedule, seed, workshop.propose)
+    def realise(proposals: Sequence[Proposal], number: int) -> list[Candidate]:
+        return [one(proposal, number + offset) for offset, proposal in enumerate(proposals)]
+
+    problem = Problem(start, settings, schedule, seed, workshop.propose, workshop.block_cuts)
     best = drive(manager.hook.prune_search(problem=problem), realise)
     if best.certificate is None:
         raise ConfigError("the search chose the network as it was; nothing was cut")

@@ -12,12 +12,15 @@ from typing import Any, BinaryIO
 
 from prunecore.errors import RunDirectoryError
 
+TEMPORARY = ".prunecore-tmp"  # ends the name of a file that is not whole yet
+
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then put it in place; RunDirectoryError where the disk refuses."""
     try:
+        new = not path.parent.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 write(file)
@@ -28,7 +31,9 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
+        if new:
+            sync_directory(path.parent.parent)
     except OSError as error:
         what = "the disk is full" if error.errno in {errno.ENOSPC, errno.EDQUOT} else (error.strerror or str(error))
         raise RunDirectoryError(
@@ -42,7 +47,8 @@ def _umask() -> int:
     return mask
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Wait until the names in a directory are on the disk: a file's own fsync does not promise that it can be found."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -5,10 +5,12 @@ built as `cls(options)`, else as `cls()`; one instance serves one run. Hooks are
 
     prunecore.loaders      prune_load_model, prune_save_model
     prunecore.graphs       prune_trace
-    prunecore.algorithms   prune_score, prune_calibrate (criteria); prune_schedule, prune_search (searches); prune_fine_tune
+    prunecore.algorithms   prune_score, prune_calibrate (criteria); prune_schedule, prune_search, prune_rewind (searches);
+                           prune_fine_tune
     prunecore.tasks        prune_task
+    prunecore.executors    prune_executor
     prunecore.trackers     prune_event
-    prunecore.extensions   always loaded: prune_op_rules, prune_resize, prune_event
+    prunecore.extensions   always loaded: prune_op_rules, prune_nas_builders, prune_resize, prune_event
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import pluggy
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from prunecore.execution import Executor
     from prunecore.graph import OpRule
     from prunecore.types import (
         Calibration,
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
         ExampleInputs,
         LoadedModel,
         Member,
+        NasBuilder,
         Phase,
         Proposal,
         Recipe,
@@ -47,13 +51,31 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec(firstresult=True)
-def prune_load_model() -> LoadedModel | None:
-    """Load the network that the run prunes: the model, example inputs, provenance."""
+def prune_load_model(builders: Mapping[str, NasBuilder]) -> LoadedModel | None:
+    """Load the network that the run prunes: the model, example inputs, provenance.
+
+    `builders`: what all plugins gave by `prune_nas_builders`; most loaders leave the argument out.
+    """
 
 
 @hookspec(firstresult=True)
-def prune_save_model(loaded: LoadedModel, pruned: nn.Module, recipe: Recipe, directory: Path) -> Path | None:
-    """Write `pruned` into `directory` in the loader's own format, beside `model.safetensors`; returns the path."""
+def prune_save_model(
+    loaded: LoadedModel, pruned: nn.Module, recipe: Recipe, result: Mapping[str, Any], directory: Path
+) -> Path | None:
+    """Write `pruned` into `directory` in the loader's own format, beside `model.safetensors`; returns the path.
+
+    `recipe`: relative to `loaded.model`. `result`: what `result.json` will hold.
+    """
+
+
+@hookspec
+def prune_nas_builders() -> Mapping[str, NasBuilder]:
+    """Builders of unpruned networks by the `algname` of an architecture search, collected from all plugins.
+
+    A builder is called as `builder(interface, num_classes=…, trust=…)`: the whole content of an `interface.pt`, the number
+    of classes that the user asked for (or None), and whose code may run for it (`prunecore.loading.Trust`).
+    """
+    return {}
 
 
 # ---------------------------------------------------------------- dependency graph and resizing
@@ -117,6 +139,14 @@ def prune_search(problem: Any) -> Generator[Sequence[Proposal], Sequence[Candida
     """
 
 
+@hookspec(firstresult=True)
+def prune_rewind(start: nn.Module) -> nn.Module | None:
+    """The network whose values the survivors of a cut take; by default they keep those that they were cut with.
+
+    `start`: the network that the run began to cut, which must not be changed. What is returned has the same tensors.
+    """
+
+
 # ---------------------------------------------------------------- around them
 
 
@@ -127,9 +157,17 @@ def prune_task() -> Task | None:
 
 @hookspec(firstresult=True)
 def prune_fine_tune(
-    model: nn.Module, phase: Phase, task: Task, teacher: nn.Module | None, seed: int
+    model: nn.Module, phase: Phase, task: Task, teacher: nn.Module | None, recipe: Recipe, seed: int
 ) -> nn.Module | None:
-    """Train a copy of `model` for `phase` and return it. The core's default is the loop of `prunecore.training`."""
+    """Train a copy of `model` for `phase` and return it. The core's default is the loop of `prunecore.training`.
+
+    `teacher`: the unpruned network, where the run distils; `recipe`: how `model` was cut from it.
+    """
+
+
+@hookspec(firstresult=True)
+def prune_executor() -> Executor | None:
+    """Where the trials of a search are carried out; the core's default has workers on this machine."""
 
 
 @hookspec

@@ -23,6 +23,7 @@ ROLES = {
     "loader": "prunecore.loaders",
     "graph": "prunecore.graphs",
     "task": "prunecore.tasks",
+    "executor": "prunecore.executors",
     "tracker": "prunecore.trackers",
     "extension": "prunecore.extensions",
 }
@@ -137,9 +138,16 @@ def settled(choice: Choice) -> Choice:
     if options is None:
         return choice
     told = {name: value for name, value in options if name in options.model_fields_set}
-    paths = {name: str(value.resolve()) for name, value in told.items() if isinstance(value, Path)}
+    paths = {name: _absolute(value) for name, value in told.items() if isinstance(value, Path | tuple)}
     texts = {name: value for name, value in told.items() if isinstance(value, str)}  # a validator may have settled them
     return replace(choice, section={**choice.section, **texts, **paths})
+
+
+def _absolute(value: Any) -> Any:
+    """Paths as absolute text, also inside a tuple."""
+    if isinstance(value, tuple):
+        return [_absolute(item) for item in value]
+    return str(value.resolve()) if isinstance(value, Path) else value
 
 
 def joined(faults: Sequence[str]) -> str:

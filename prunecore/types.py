@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from prunecore.errors import PluginError
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.data import Dataset
@@ -23,6 +25,7 @@ Role = Literal["producer", "consumer", "norm", "bias", "buffer", "other"]
 Measure = Literal["macs", "params", "ptflops"]
 Scope = Literal["global", "uniform"]
 Phase = Literal["pretraining", "training", "retraining"]
+NasBuilder = Callable[..., "nn.Module"]
 
 
 # ---------------------------------------------------------------- dependency graph
@@ -257,6 +260,9 @@ class Proposal:
 
     notes: what stood in the way of the plan.
     `base`: number of the candidate that it is cut from (0 = the network as loaded). `reduce`: cumulative reduction aimed at.
+    trial: only to be measured, in a worker, on the search split; nothing can be cut from what comes of it. batches: of the
+    fine-tune of a trial, at most; images: of the search split that measure it; calibration: that recalibrate it (None: as
+    configured). why: in a few words, for the record.
     """
 
     kept: Mapping[str, Indices]
@@ -264,6 +270,11 @@ class Proposal:
     reduce: float = 0.0
     tune: Phase | None = "training"
     notes: tuple[str, ...] = ()
+    trial: bool = False
+    batches: int | None = None
+    images: int | None = None
+    calibration: int | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -405,11 +416,13 @@ class Score:
 class Candidate:
     """A proposal applied, repaired, tuned as asked, measured on the search split.
 
-    number: 0 is the network as loaded. recipe: relative to the network as loaded. size: what is left of the target's measure.
+    number: 0 is the network as loaded. network: None for trials, which are measured and thrown away. recipe: relative to the
+    network as loaded (empty for a trial). size: what is left of the target's measure. score: None where a trial failed; `notes` say why.
+    facts: what a trial took (`forward`, `backward`: images; `seconds`).
     """
 
     number: int
-    model: nn.Module
+    network: nn.Module | None
     recipe: Recipe
     cost: Cost
     size: float
@@ -417,3 +430,13 @@ class Candidate:
     certificate: Certificate | None = None
     stages: Mapping[str, Score] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def model(self) -> nn.Module:
+        """The network. Raises PluginError for a trial."""
+        if self.network is None:
+            raise PluginError(
+                f"candidate {self.number} was a trial and has no network; propose it again with trial=False"
+            )
+        return self.network

@@ -16,6 +16,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Without `-m`, tests of other environments are left out."""
     if config.option.markexpr:
         return
-    elsewhere = [i for i in items if i.get_closest_marker("nightly") or i.get_closest_marker("nni")]
+    others = ("nightly", "nni", "ray")
+    elsewhere = [i for i in items if any(i.get_closest_marker(other) for other in others)]
     config.hook.pytest_deselected(items=elsewhere)
     items[:] = [i for i in items if i not in elsewhere]

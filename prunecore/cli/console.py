@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -14,8 +15,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from prunecore.hookspecs import hookimpl
+from prunecore.report.progress import time_left
 from prunecore.report.tables import certificate_line, plain_table, spell_count, summary_rows
 from prunecore.run.directory import CONFIG
+from prunecore.run.result import spell_time
 
 
 class Console:
@@ -27,6 +30,8 @@ class Console:
         self._terminal = sys.stdout.isatty()
         self._progress: Progress | None = None
         self._bar: TaskID | None = None
+        self._rounds = 0
+        self._starts: tuple[float, ...] = ()
 
     def __enter__(self) -> Console:
         if self._terminal:
@@ -65,8 +70,18 @@ class Console:
     def _on_stage(self, event: Mapping[str, Any]) -> None:
         self._line(f"{event['name']} …")
 
+    def _on_estimate(self, event: Mapping[str, Any]) -> None:
+        self._rounds = int(event["rounds"])
+        total, epoch = spell_time(event["seconds"]), f"{event['epoch_seconds']:.1f} s"
+        self._line(f"about {total}: rounds: {self._rounds}, epochs in each: {event['epochs']}, an epoch: {epoch}")
+
     def _on_round(self, event: Mapping[str, Any]) -> None:
         self._line(f"cut {event['reduce']:.1%} …")
+        self._starts = (*self._starts, time.monotonic())
+        left = time_left(self._starts, self._rounds)
+        if left is not None and event["name"] != "control":
+            bounds = f"{spell_time(left.low)} to {spell_time(left.high)}"
+            self._line(f"  time left: about {spell_time(left.seconds)} ({bounds} by the last rounds)")
 
     def _on_cut(self, event: Mapping[str, Any]) -> None:
         certificate = event["certificate"]

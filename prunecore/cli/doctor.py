@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunecore.cli.sources import loaded_of
+from prunecore.cli.sources import loaded_of, trust_flags
 
 if TYPE_CHECKING:
     from prunecore.types import DependencyGraph
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.option("--weights", type=click.Path(path_type=Path), help="State dict for MODEL.")
 @click.option("--set", "assignments", multiple=True, metavar="K=V", help="Option of the loader.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@trust_flags()
 def command(
     model: str,
     graph: str | None,

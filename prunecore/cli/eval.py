@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from prunecore.cli.sources import choice_of, is_run, loaded_of, refuse_options
+from prunecore.cli.sources import choice_of, is_run, loaded_of, refuse_options, trust_flags
 
 
 @click.command("eval")
@@ -15,6 +15,7 @@ from prunecore.cli.sources import choice_of, is_run, loaded_of, refuse_options
 @click.option("--device", default="auto", show_default=True)
 @click.option("--weights", type=click.Path(path_type=Path), help="State dict for MODEL.")
 @click.option("--set", "assignments", multiple=True, metavar="K=V", help="Option of the loader.")
+@trust_flags()
 def command(source: str, data: str | None, device: str, weights: Path | None, assignments: tuple[str, ...]) -> None:
     """Evaluate the network of a run, or any network, on the validation split of a task."""
     from prunecore import api

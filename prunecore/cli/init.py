@@ -43,13 +43,30 @@ training:                     # fine-tuning after the cut
 
 @click.command("init")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("Pruning.yaml"), show_default=True)
+@click.option("--from", "old", type=click.Path(path_type=Path), help="Pruning.yaml of the old tool, to be translated.")
 @click.option("--force", is_flag=True, help="Overwrite the file.")
-def command(out: Path, force: bool) -> None:
+def command(out: Path, old: Path | None, force: bool) -> None:
     """Write a commented Pruning.yaml."""
     from prunecore.errors import ConfigError
     from prunecore.files import write_text
 
     if out.exists() and not force:
         raise ConfigError(f"{out}: exists already; give another --out, or --force to overwrite it")
-    write_text(out, TEMPLATE.format(name=out.name))
+    write_text(out, TEMPLATE.format(name=out.name) if old is None else translated(old))
     click.echo(f"wrote {out}; now: prune run -c {out}")
+
+
+def translated(old: Path) -> str:
+    """The file of the old tool as it is written now, with what became of every key as comments."""
+    import yaml
+
+    from prunecore.config.legacy import is_legacy, translate
+    from prunecore.config.reader import read_yaml
+    from prunecore.errors import ConfigError
+
+    settings = read_yaml(old)
+    if not is_legacy(settings):
+        raise ConfigError(f"--from {old}: is no Pruning.yaml of the old tool; `prune run -c {old}` takes it as it is")
+    found = translate(settings, base=old.parent)
+    head = "".join(f"# {' '.join(note.split())}\n" for note in (f"translated from {old.name}:", *found.notes))
+    return f"{head}\n{yaml.safe_dump(found.settings, sort_keys=False, allow_unicode=True)}"

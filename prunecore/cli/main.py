@@ -18,7 +18,10 @@ COMMANDS = {
     "plugins": "List what is installed, from which distribution, with its hooks.",
     "doctor": "Show what of a network can be cut, what cannot and why, and the reachable range.",
     "verify": "Prove that the cut of a run, or a trial cut of a network, is right.",
+    "runs": "List the runs below a directory and their state.",
     "eval": "Evaluate a run's network, or any network, on a task.",
+    "export": "Write a network to an ONNX, PT2, PTH, safetensors or interface file, and compare them.",
+    "bench": "Measure latency before and after, in turns, beside the MACs.",
 }
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunecore.cli.settings import DEFAULT_FILE, base_settings, with_flags, with_option
+from prunecore.cli.settings import DEFAULT_FILE, base_settings, with_option
+from prunecore.cli.sources import trust_flags
+
+if TYPE_CHECKING:
+    from prunecore.config.reader import Parsed
 
 
 @click.command("run")
@@ -25,6 +29,7 @@ from prunecore.cli.settings import DEFAULT_FILE, base_settings, with_flags, with
 @click.option("--set", "assignments", multiple=True, metavar="K=V", help="Any setting, such as training.epochs=3.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Go on with a run that was stopped.")
 @click.option("--seed", type=int, help="Seed of the run.")
+@trust_flags("model.")
 def command(
     config: Path | None,
     reduce: float | None,
@@ -58,26 +63,42 @@ def command(
         check(resume, resume=True)
         settings, directory = read_yaml(resume / CONFIG), resume
     else:
-        settings, demo = base_settings(config, other_model=flags["model"] is not None)
-        if demo:
+        named = {"algorithm": flags.pop("algo"), **flags}
+        base = base_settings(config, assignments, flags=named, reduce=reduce)
+        settings = base.settings
+        for note in base.notes:
+            click.echo(note)
+        if base.demo:
             click.echo(
                 f"No {DEFAULT_FILE} here and no --model: running the embedded demo (`prune init` writes a configuration)."
             )
-        named = {"algorithm": flags.pop("algo"), **flags}
-        settings = with_flags(settings, flags=named, reduce=reduce)
         if weights is not None:
             settings = with_option(settings, "model", "weights", str(weights))
-        for assignment in assignments:
+        for assignment in base.rest:
             settings = assign(settings, assignment)
-        directory = out or _default_directory(settings, demo=demo)
+        directory = out or _default_directory(settings, demo=base.demo)
     parsed = parse(settings)
 
+    from prunecore.run.processes import joined
+
+    with joined(parsed.config.device) as world:
+        place = world.agreed(directory)
+        if world.first:
+            _shown(parsed, place, resume=resume is not None)
+        else:
+            from prunecore.run.pipeline import run
+
+            run(parsed, place, resume=resume is not None)
+
+
+def _shown(parsed: Parsed, directory: Path, *, resume: bool) -> None:
+    """The run, with what it says on the terminal."""
     from prunecore.cli.console import Console
     from prunecore.run.pipeline import run
 
     with Console(directory) as console:
         try:
-            result = run(parsed, directory, listeners=(console,), resume=resume is not None)
+            result = run(parsed, directory, listeners=(console,), resume=resume)
         except KeyboardInterrupt:
             console.stopped()
             raise click.exceptions.Exit(1) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,45 @@ DEMO: dict[str, Any] = {
 }
 
 
-def base_settings(config: Path | None, *, other_model: bool) -> tuple[dict[str, Any], bool]:
-    """The settings of the file (or of ./Pruning.yaml, or of the demo), and whether it is the demo."""
-    from prunecore.config.reader import read_yaml
+@dataclass(frozen=True)
+class Base:
+    """What flags are laid upon. rest: the assignments that are still to be made. demo: there was no file."""
 
-    if config is not None:
-        return read_yaml(config), False
-    if DEFAULT_FILE.is_file():
-        return read_yaml(DEFAULT_FILE), False
-    return ({}, False) if other_model else (DEMO, True)
+    settings: dict[str, Any]
+    rest: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    demo: bool = False
+
+
+def base_settings(
+    config: Path | None, assignments: tuple[str, ...], *, flags: dict[str, Any], reduce: float | None
+) -> Base:
+    """The settings of the file (or of ./Pruning.yaml, or of the demo) with `flags` and `reduce`, which win over it.
+
+    A file of the old tool is translated; the algorithm, the reduction and assignments of its own keys are set before that.
+    """
+    from prunecore.config.legacy import is_legacy, is_legacy_key, overlaid, translate
+    from prunecore.config.reader import assign, read_yaml
+
+    file = config if config is not None else DEFAULT_FILE if DEFAULT_FILE.is_file() else None
+    if file is None and flags.get("model") is None:
+        return Base(with_flags(DEMO, flags=flags, reduce=reduce), assignments, demo=True)
+    settings = read_yaml(file) if file is not None else {}
+    if file is None or not is_legacy(settings):
+        return Base(with_flags(settings, flags=flags, reduce=reduce), assignments)
+    old = [a for a in assignments if is_legacy_key(_key(a))]
+    settings = overlaid(settings, algorithm=flags.get("algorithm"), reduce=reduce)
+    for assignment in old:
+        settings = assign(settings, assignment)
+    found = translate(settings, base=file.parent)
+    # model.size was that of the data too; beside another --model it is set once more
+    rest = tuple(a for a in assignments if a not in old or _key(a) == "model.size")
+    others = {key: value for key, value in flags.items() if key != "algorithm"}
+    return Base(with_flags(found.settings, flags=others, reduce=None), rest, found.notes)
+
+
+def _key(assignment: str) -> str:
+    return assignment.partition("=")[0].strip()
 
 
 def with_flags(settings: dict[str, Any], *, flags: dict[str, Any], reduce: float | None) -> dict[str, Any]:

@@ -2,13 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import click
 
 if TYPE_CHECKING:
     from prunecore.registry import Choice
     from prunecore.types import LoadedModel
+
+
+def trust_flags(prefix: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Adds `--trust-code`, `--trust-package` and `--allow-pickle`, which arrive as further `assignments` of loader options."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @click.option(
+            "--trust-code",
+            multiple=True,
+            type=click.Path(exists=True, file_okay=False),
+            metavar="DIR",
+            help="Directory whose code the model's file may use.",
+        )
+        @click.option(
+            "--trust-package", multiple=True, metavar="NAME", help="Installed package whose modules it may use."
+        )
+        @click.option(
+            "--allow-pickle",
+            is_flag=True,
+            help="Unpickle the model's file as a program, whatever it does. Only for files that you would run.",
+        )
+        @functools.wraps(command)
+        def with_trust(
+            *,
+            assignments: tuple[str, ...],
+            trust_code: tuple[str, ...],
+            trust_package: tuple[str, ...],
+            allow_pickle: bool,
+            **rest: Any,
+        ) -> Any:
+            if allow_pickle:
+                click.echo("warning: --allow-pickle: whatever code the model's file holds is executed", err=True)
+            given = {"trust_code": trust_code, "trust_package": trust_package, "allow_pickle": allow_pickle}
+            # JSON is YAML, which assignments are read as
+            more = (f"{prefix}{name}={json.dumps(value)}" for name, value in given.items() if value)
+            return command(assignments=(*assignments, *more), **rest)
+
+        return with_trust
+
+    return decorate
 
 
 def is_run(text: str) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from prunecore.cli.sources import is_run, loaded_of, refuse_options
+from prunecore.cli.sources import is_run, loaded_of, refuse_options, trust_flags
 
 
 @click.command("verify")
@@ -16,6 +16,7 @@ from prunecore.cli.sources import is_run, loaded_of, refuse_options
 @click.option("--weights", type=click.Path(path_type=Path), help="State dict for MODEL.")
 @click.option("--set", "assignments", multiple=True, metavar="K=V", help="Option of the loader.")
 @click.option("--seed", type=int, default=0, show_default=True)
+@trust_flags()
 def command(
     source: str, reduce: float | None, graph: str | None, weights: Path | None, assignments: tuple[str, ...], seed: int
 ) -> None:

@@ -12,9 +12,11 @@ from pydantic import ValidationError
 
 from prunecore.config.schema import RunConfig, TargetSection
 from prunecore.errors import ConfigError, nearest
+from prunecore.execution.settings import ExecutionSettings
 from prunecore.registry import ALIASES, Choice, faults_of, find, has_hook, installed, joined, options_of, settled
 
 DEFAULT_CRITERION = "taylor"
+LOCAL = "local"  # the executor that the core has
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,13 @@ def _choices(config: RunConfig) -> tuple[list[Choice], str, list[str]]:
     if config.data is not None:
         choose("task", config.data.kind, config.data.options, "data")
     choose("graph", config.graph, section_of(config.graph), "graph")
+    if config.executor.kind == LOCAL:
+        try:
+            ExecutionSettings.model_validate(config.executor.options)
+        except ValidationError as error:
+            faults += faults_of(error, "executor")
+    else:
+        choose("executor", config.executor.kind, config.executor.options, "executor")
     for extension in installed("extension"):
         choose("extension", extension.name, section_of(extension.name), extension.name)
     for tracker in config.trackers:

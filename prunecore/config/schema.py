@@ -8,7 +8,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from prunecore.config.training import CompensationSettings, EvaluationSettings, RecalibrationSettings, TrainingSettings
+from prunecore.config.training import (
+    CompensationSettings,
+    DistillationSettings,
+    EvaluationSettings,
+    RecalibrationSettings,
+    TrainingSettings,
+)
 from prunecore.types import Measure, Scope, Target
 
 DEFAULT_GRAPH = "labels"
@@ -86,6 +92,8 @@ class RunConfig(BaseModel):
     target: TargetSection = TargetSection()
     pretraining: TrainingSettings | None = None
     training: TrainingSettings = TrainingSettings()
+    retraining: TrainingSettings = TrainingSettings(epochs=1)
+    distillation: DistillationSettings | None = None
     compensation: CompensationSettings | None = CompensationSettings()
     recalibration: RecalibrationSettings | None = RecalibrationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -94,6 +102,8 @@ class RunConfig(BaseModel):
     device: str = "auto"
     seed: int = Field(default=0, ge=0)
     out: Path | None = None
+    share_directory: bool = False
+    executor: Spec = Spec(kind="local")
     trackers: tuple[str, ...] = ()
 
     @property

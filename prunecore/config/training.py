@@ -66,6 +66,19 @@ class CompensationSettings(_Settings):
     workers: int = Field(default=0, ge=0)
 
 
+class DistillationSettings(_Settings):
+    """How a fine-tune learns from the unpruned network.
+
+    weight: of the teacher's logits against the task's own loss. temperature: both are softened by it. features: globs on
+    names of convolutions and linear layers whose outputs are to stay like the teacher's; feature_weight: how much.
+    """
+
+    weight: float = Field(default=0.5, ge=0, le=1)
+    temperature: float = Field(default=4.0, gt=0)
+    features: tuple[str, ...] = ()
+    feature_weight: float = Field(default=0.1, ge=0)
+
+
 class RecalibrationSettings(_Settings):
     """How BatchNorm statistics are estimated anew: the mean over batches of `batch_size`, `images` in all."""
 

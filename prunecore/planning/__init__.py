@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from prunecore.planning.blocks import BlockCut, block_cuts
 from prunecore.planning.measured import plan_measured
 from prunecore.planning.planner import Plan, Reach, plan, reachable
 from prunecore.planning.ranking import uniform_scores
 
-__all__ = ["Plan", "Reach", "plan", "plan_measured", "reachable", "uniform_scores"]
+__all__ = ["BlockCut", "Plan", "Reach", "block_cuts", "plan", "plan_measured", "reachable", "uniform_scores"]

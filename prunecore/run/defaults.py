@@ -6,15 +6,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prunecore.execution import ExecutionSettings, Executor, local_executor
 from prunecore.hookspecs import hookimpl
 from prunecore.surgery import resize
-from prunecore.training import fine_tune
+from prunecore.training import Teacher, fine_tune
 from prunecore.types import Phase, Proposal, Recipe, Task
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from prunecore.config.training import TrainingSettings
+    from prunecore.config.training import DistillationSettings, TrainingSettings
     from prunecore.types import DependencyGraph
 
 
@@ -26,6 +27,18 @@ class DefaultSurgery:
         return resize(model, graph, proposal)
 
 
+class DefaultExecutor:
+    """Workers on this machine, or this process where none are named."""
+
+    def __init__(self, settings: ExecutionSettings, *, device: str) -> None:
+        self._settings = settings
+        self._device = device
+
+    @hookimpl(trylast=True)
+    def prune_executor(self) -> Executor:
+        return local_executor(self._settings, device=self._device)
+
+
 class DefaultTraining:
     """Fine-tune by the loop of `prunecore.training`; `scratch(name)` is where an interrupted one leaves its last epoch."""
 
@@ -34,24 +47,30 @@ class DefaultTraining:
         settings: Mapping[str, TrainingSettings],
         *,
         device: str,
+        distillation: DistillationSettings | None,
         scratch: Callable[[str], Path],
         emit: Callable[[Mapping[str, Any]], None],
     ) -> None:
         self._settings = settings
         self._device = device
+        self._distillation = distillation
         self._scratch = scratch
         self._emit = emit
 
     @hookimpl(trylast=True)
     def prune_fine_tune(
-        self, model: nn.Module, phase: Phase, task: Task, teacher: nn.Module | None, seed: int
+        self, model: nn.Module, phase: Phase, task: Task, teacher: nn.Module | None, recipe: Recipe, seed: int
     ) -> nn.Module:
+        taught = None
+        if teacher is not None and self._distillation is not None:
+            taught = Teacher(teacher, self._distillation, recipe)
         return fine_tune(
             model,
             task,
             self._settings[phase],
             device=self._device,
             seed=seed,
+            teacher=taught,
             checkpoint=self._scratch(f"{phase}-{seed}"),
             on_event=lambda event: self._emit({**event, "phase": phase}),
         )

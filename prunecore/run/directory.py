@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import fcntl
+import json
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from prunecore.errors import RunDirectoryError
-from prunecore.files import write_whole
+from prunecore.files import TEMPORARY, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from prunecore.run.processes import World
+
 CONFIG, RESULT, RECIPE, WEIGHTS = "config.yaml", "result.json", "recipe.json", "model.safetensors"
-LOCK = ".lock"
+LOCK, JOURNAL = ".lock", "journal.jsonl"
+_GLANCE = 0.05  # s; `is_locked` has the lock for far less
 
 
 def write_weights(path: Path, model: nn.Module) -> None:
@@ -46,8 +52,11 @@ def free_directory(base: Path) -> Path:
     return path
 
 
-def check(path: Path, *, resume: bool) -> None:
-    """RunDirectoryError unless a new run may have `path`, or, to go on with, it holds one. Makes nothing."""
+def check(path: Path, *, resume: bool, shared: bool = False) -> None:
+    """RunDirectoryError unless a new run may have `path`, or, to go on with, it holds one. Makes nothing.
+
+    shared: other files may be there, but none that a run writes.
+    """
     if resume:
         if not (path / CONFIG).is_file():
             raise RunDirectoryError(f"--resume {path}: no {CONFIG} there; give the directory of a run that was started")
@@ -58,8 +67,16 @@ def check(path: Path, *, resume: bool) -> None:
         raise RunDirectoryError(
             f"--out {path}: holds another run; go on with it by `prune run --resume {path}`, or choose another --out"
         )
-    if path.exists() and any(entry.name != LOCK for entry in path.iterdir()):
+    taken = [name for name in (RESULT, RECIPE, WEIGHTS, JOURNAL) if (path / name).exists()]
+    if shared and taken:
+        raise RunDirectoryError(f"--out {path}: holds {taken[0]} of another run; choose another --out")
+    if not shared and path.exists() and any(not _is_ours(entry.name) for entry in path.iterdir()):
         raise RunDirectoryError(f"--out {path}: is not empty; choose a new directory")
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a run that never began may have left it."""
+    return name == LOCK or (name.startswith(".") and name.endswith(TEMPORARY))
 
 
 def make(path: Path) -> None:
@@ -71,6 +88,43 @@ def make(path: Path) -> None:
 
 
 @contextmanager
+def held(path: Path, world: World) -> Iterator[None]:
+    """Make the directory and hold it, in the first process of those that run together; what a killed process left half
+    written is taken away."""
+    if not world.first:
+        world.meet()
+        yield
+        return
+    make(path)
+    with locked(path):
+        for left in (*path.glob(f".*{TEMPORARY}"), *path.glob(f"checkpoints/.*{TEMPORARY}")):
+            left.unlink()
+        world.meet()
+        yield
+
+
+def finished(path: Path) -> dict[str, Any] | None:
+    """The result of a run that has come to its end; None where it has not."""
+    if not (path / RESULT).is_file():
+        return None
+    found: dict[str, Any] = json.loads((path / RESULT).read_text(encoding="utf-8"))
+    return found
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process is running there now."""
+    try:
+        with (path / LOCK).open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_UN)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+@contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the directory: a second process gets one line. The kernel drops the lock with its holder, so none is stale."""
     try:
@@ -78,13 +132,22 @@ def locked(path: Path) -> Iterator[None]:
     except OSError as error:
         raise RunDirectoryError(f"{path}: cannot be written: {error.strerror}; choose another --out") from error
     with opened as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunDirectoryError(
-                f"{path}: another process is running here; wait for it or choose another --out"
-            ) from None
+        # a forked process (they load data) has the lock too, and may outlive this one for seconds
+        os.register_at_fork(after_in_child=file.close)
+        if not _taken(file):
+            time.sleep(_GLANCE)
+            if not _taken(file):
+                raise RunDirectoryError(f"{path}: another process is running here; wait for it or choose another --out")
         try:
             yield
         finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
+            if not file.closed:
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _taken(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

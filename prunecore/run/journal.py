@@ -10,15 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from prunecore.errors import RunDirectoryError
+from prunecore.files import sync_directory
 
 
 class Journal:
-    """`records` are those that were whole when the journal was opened; a torn last line is cut off."""
+    """`records` are those that were whole when the journal was opened; a torn last line is cut off.
 
-    def __init__(self, path: Path) -> None:
+    writes: whether this process keeps the file; others only remember.
+    """
+
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
         self._path = path
+        self._writes = writes
         self.records, valid = _read(path)
-        if path.exists() and path.stat().st_size != valid:
+        if writes and path.exists() and path.stat().st_size != valid:
             os.truncate(path, valid)
 
     def append(self, record: Mapping[str, Any]) -> None:
@@ -26,15 +31,24 @@ class Journal:
         body = json.dumps(record, sort_keys=True)
         line = f"{zlib.crc32(body.encode()):08x} {body}\n"
         try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
+            if self._writes:
+                with self._path.open("a", encoding="utf-8") as file:
+                    new = file.tell() == 0
+                    file.write(line)
+                    file.flush()
+                    os.fsync(file.fileno())
+                if new:
+                    sync_directory(self._path.parent)
         except OSError as error:
             raise RunDirectoryError(
                 f"{self._path}: cannot be written: {error.strerror}; free some space, then --resume"
             ) from error
         self.records = (*self.records, dict(record))
+
+    def replace(self, record: Mapping[str, Any]) -> None:
+        """Remember `record` in place of the last one, in a process that does not write."""
+        if not self._writes:
+            self.records = (*self.records[:-1], dict(record))
 
     def find(self, event: str, name: str) -> dict[str, Any] | None:
         """The last record of that event and name."""

@@ -9,20 +9,31 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from prunecore.errors import ConfigError, ForwardError, ModelError
+from prunecore.errors import ConfigError, ForwardError, ModelError, PluginError
 from prunecore.run.admission import admit
 from prunecore.surgery import copy_model
 from prunecore.training import derive_seed, seeded, split
-from prunecore.types import ExampleInputs, LoadedModel, Task
+from prunecore.types import ExampleInputs, LoadedModel, NasBuilder, Task
 
 
 def load_model(hook: Any, loader: str, *, seed: int) -> LoadedModel:
     """What the loader behind `hook` gives; what it draws depends on `seed` alone, torch's generators stay as they were."""
     with seeded(derive_seed(seed, "model")):
-        loaded: LoadedModel | None = hook.prune_load_model()
+        loaded: LoadedModel | None = hook.prune_load_model(builders=nas_builders(hook))
     if loaded is None:
         raise ConfigError(f"model: the loader {loader!r} gave no network")
     return dataclasses.replace(loaded, model=admit(loaded.model))
+
+
+def nas_builders(hook: Any) -> dict[str, NasBuilder]:
+    """All builders by `algname`; PluginError where two plugins offer the same."""
+    found: dict[str, NasBuilder] = {}
+    for offered in hook.prune_nas_builders():
+        twice = sorted(found.keys() & offered.keys())
+        if twice:
+            raise PluginError(f"two plugins build networks of {twice[0]!r}; uninstall one of them")
+        found |= offered
+    return found
 
 
 def check_forward(model: nn.Module, inputs: ExampleInputs) -> None:

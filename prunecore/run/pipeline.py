@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,115 +15,128 @@ import numpy as np
 import torch
 import yaml
 
-from prunecore.config.reader import Parsed
+from prunecore.config.reader import LOCAL, Parsed
+from prunecore.execution import ExecutionSettings
+from prunecore.execution.devices import worker_devices
 from prunecore.files import write_json, write_text
 from prunecore.registry import build_manager
+from prunecore.report.progress import estimated
 from prunecore.run import directory as files
-from prunecore.run.defaults import DefaultSurgery, DefaultTraining
+from prunecore.run.candidates import Candidates
+from prunecore.run.context import Emit, Run
+from prunecore.run.defaults import DefaultExecutor, DefaultSurgery, DefaultTraining
 from prunecore.run.loading import check_forward, load_model, load_task
+from prunecore.run.processes import World, joined
 from prunecore.run.result import Outcome, result_of
-from prunecore.run.rounds import Analysis, Bench, Workshop, apply, bench_of, cut, propose, unprunable_of
+from prunecore.run.rounds import Analysis, bench_of, propose, unprunable_of
 from prunecore.run.search import DefaultSearch, Problem, check_schedule, drive
 from prunecore.run.stages import Snapshot, Stages, scratch_file
-from prunecore.surgery import apply_recipe, compensate, compose, recipe_from_dict, recipe_to_dict
-from prunecore.training import as_example, batches, derive_seed, evaluate, recalibrate, resolve_device, seeded
-from prunecore.types import (
-    Candidate,
-    Certificate,
-    Cost,
-    LoadedModel,
-    Phase,
-    Proposal,
-    Recipe,
-    Score,
-    Target,
-    Task,
-    Unprunable,
-)
+from prunecore.run.steps import fine_tune, round_of, score
+from prunecore.surgery import apply_recipe, compose, recipe_to_dict
+from prunecore.training import derive_seed, evaluate, fit_epochs, resolve_device
+from prunecore.training.data import length_of
+from prunecore.types import Candidate, Certificate, LoadedModel, Phase, Recipe, Target, Task
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from prunecore.config.schema import RunConfig
 
-Emit = Callable[[Mapping[str, Any]], None]
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """What is settled before the first stage. task.train is the part that trains; `search_data` chooses; validation reports."""
-
-    config: RunConfig
-    hook: Any
-    loaded: LoadedModel
-    task: Task
-    search_data: Any
-    bench: Bench
-    stages: Stages
-    emit: Emit
-
-    @property
-    def target(self) -> Target:
-        return self.bench.target
+_WARM_UP, _TIMED = 1, 4  # batches
 
 
 def run(parsed: Parsed, out: Path, *, listeners: Sequence[Any] = (), resume: bool = False) -> dict[str, Any]:
     """Carry out a run in `out` and return what `result.json` holds.
 
-    Everything that can be refused is refused before `out` is made. Raises PrunecoreError.
+    Everything that can be refused is refused before `out` is made. Where a launcher started several processes, all call
+    this, and the first one writes. Raises PrunecoreError.
     """
     started = time.monotonic()
-    files.check(out, resume=resume)
-    it, schedule = settle(parsed, out, listeners)
-    files.make(out)
-    with files.locked(out):
-        if not resume:
-            write_text(out / files.CONFIG, config_text(parsed))
-        start = baseline(it)
-        chosen, unprunable, candidates = search(it, start, schedule)
-        outcome = Outcome(
-            algorithm=next(c.name for c in parsed.choices if c.role == "algorithm"),
-            criterion=parsed.criterion,
-            target=it.target,
-            before=start.cost,
-            after=chosen.cost,
-            size=chosen.size,
-            size_total=size_total(it.loaded, chosen, it.target),
-            stages=chosen.stages,
-            certificate=chosen.certificate or Certificate(False, 0.0, (), "float64", ("nothing was cut",)),
-            unprunable=unprunable,
-            notes=chosen.notes,
-            recipe=chosen.recipe,
-            ledger={"candidates": candidates, "rounds": len(schedule)},
-            control=control_of(it, start),
-            seconds=time.monotonic() - started,
-            seed=it.config.seed,
-            provenance=it.loaded.provenance,
-        )
-        return save(it, chosen, outcome, out)
+    with joined(parsed.config.device) as world:
+        if world.first:
+            files.check(out, resume=resume, shared=parsed.config.share_directory)
+        world.meet()
+        it, schedule = settle(parsed, out, listeners, world, started)
+        with files.held(out, world):
+            if world.first and not resume:
+                files.check(out, resume=False, shared=parsed.config.share_directory)  # another may have been here since
+                write_text(out / files.CONFIG, config_text(parsed))
+            if resume and (found := files.finished(out)) is not None:
+                it.emit({"event": "done", "result": found, "directory": str(out)})  # a kill may have come before
+                return found
+            return carry_out(it, schedule)
 
 
-def settle(parsed: Parsed, out: Path, listeners: Sequence[Any]) -> tuple[Run, tuple[float, ...]]:
+def carry_out(it: Run, schedule: tuple[float, ...]) -> dict[str, Any]:
+    """Every stage of a run whose directory is held."""
+    it.emit({"event": "loaded", "model": it.loaded.model, "directory": str(it.stages.directory)})
+    start = baseline(it)
+    tell_estimate(it, start, len(schedule))
+    chosen, candidates = search(it, start, schedule)
+    control = control_of(it, start)
+    outcome = Outcome(
+        algorithm=next(c.name for c in it.parsed.choices if c.role == "algorithm"),
+        criterion=it.parsed.criterion,
+        target=it.target,
+        before=start.cost,
+        after=chosen.cost,
+        size=chosen.size,
+        size_total=size_total(it.loaded, chosen, it.target),
+        stages=chosen.stages,
+        certificate=chosen.certificate or Certificate(False, 0.0, (), "float64", ("nothing was cut",)),
+        unprunable=unprunable_of(it.bench.graph, candidates.workshop.given_up),
+        notes=chosen.notes,
+        recipe=chosen.recipe,
+        ledger=ledger_of(it, candidates, len(schedule)),
+        control=control,
+        seconds=it.stages.value("seconds", lambda: {"seconds": it.stages.seconds})["seconds"],
+        seed=it.config.seed,
+        provenance=it.loaded.provenance,
+    )
+    result = result_of(outcome)
+    it.stages.drop_scratch()
+    if it.world.first:
+        save(it, chosen, result, it.stages.directory)
+    return result
+
+
+def settle(
+    parsed: Parsed, out: Path, listeners: Sequence[Any], world: World, started: float
+) -> tuple[Run, tuple[float, ...]]:
     """Plugins, network, task, bench and schedule, checked against each other. Nothing is written."""
     config = parsed.config
     manager = build_manager(parsed.choices, defaults=(DefaultSearch(), DefaultSurgery(), *listeners))
     hook = manager.hook
 
     def emit(event: Mapping[str, Any]) -> None:
-        hook.prune_event(event=event)
+        if world.first:
+            hook.prune_event(event=event)
 
-    phases = {"training": config.training, "pretraining": config.pretraining or config.training}
-    manager.register(DefaultTraining(phases, device=config.device, scratch=lambda n: scratch_file(out, n), emit=emit))
+    phases = {
+        "training": config.training,
+        "retraining": config.retraining,
+        "pretraining": config.pretraining or config.training,
+    }
+    training = DefaultTraining(
+        phases,
+        device=config.device,
+        distillation=config.distillation,
+        scratch=lambda name: scratch_file(out, name),
+        emit=emit,
+    )
+    manager.register(training)
+    executor = ExecutionSettings.model_validate(config.executor.options if config.executor.kind == LOCAL else {})
+    manager.register(DefaultExecutor(executor, device=config.device))
     resolve_device(config.device)
+    worker_devices(executor.workers or ())  # what this machine lacks is refused now, not when the search starts
     loaded = load_model(hook, config.model.kind, seed=config.seed)
     check_forward(loaded.model, loaded.inputs)
     task, search_data = load_task(hook, fraction=config.search_fraction, seed=config.seed)
     target = config.target.target()
     schedule = check_schedule(hook.prune_schedule(target=target), target)
+    hook.prune_rewind(start=loaded.model)  # weights that do not fit are refused now, not after the first round
     bench = bench_of(hook, loaded.model, loaded.inputs, target, seed=config.seed, task=task, device=config.device)
     try_one_batch(loaded, task, config, emit)
-    stages = Stages(out, lambda recipe: apply_recipe(loaded.model, recipe))
-    return Run(config, hook, loaded, task, search_data, bench, stages, emit), schedule
+    stages = Stages(out, lambda recipe: apply_recipe(loaded.model, recipe), world, started=started)
+    return Run(parsed, hook, loaded, task, search_data, bench, stages, emit, world), schedule
 
 
 def try_one_batch(loaded: LoadedModel, task: Task, config: RunConfig, emit: Emit) -> None:
@@ -154,16 +166,6 @@ def config_text(parsed: Parsed) -> str:
 # ---------------------------------------------------------------- stages
 
 
-def score(it: Run, name: str, model: nn.Module, data: Any) -> Score:
-    """Evaluate once; the record is read back on resume."""
-    found = it.stages.value(
-        name,
-        lambda: dataclasses.asdict(evaluate(model, data, it.task, it.config.evaluation, device=it.config.device)),
-    )
-    it.emit({"event": "score", "stage": name, **found})
-    return Score(**found)
-
-
 def baseline(it: Run) -> Candidate:
     """The network as loaded, trained first where the configuration asks for it, with its cost and metric."""
     model = it.stages.run("loaded", lambda: Snapshot(it.loaded.model)).model
@@ -182,116 +184,46 @@ def baseline(it: Run) -> Candidate:
     return Candidate(0, model, Recipe(), it.bench.original, 1.0, stages=stages)
 
 
-def search(it: Run, start: Candidate, schedule: tuple[float, ...]) -> tuple[Candidate, tuple[Unprunable, ...], int]:
-    """Let the algorithm ask for candidates until it chooses one; also what could not be cut, and how many it asked for."""
-    workshop = Workshop(it.bench, start)
+def tell_estimate(it: Run, start: Candidate, rounds: int) -> None:
+    """How long the run will take, by a timed part of an epoch; not where nothing is trained, or where a run goes on."""
+    settings = it.config.training
+    if not settings.epochs or any(r["name"].startswith("candidate-") for r in it.stages.journal.records):
+        return
+    batches_of = max(1, length_of(it.task.train, "the training split") // settings.batch_size)
+    batches_in_epoch = min(batches_of, settings.max_batches or batches_of)
 
-    def plan(candidate: Candidate, reduce: float) -> Proposal:
-        def compute() -> dict[str, Any]:
-            it.emit({"event": "stage", "name": "analysis"})
-            made = workshop.propose(candidate, reduce)
-            return {"kept": {name: index.tolist() for name, index in made.kept.items()}, "notes": list(made.notes)}
+    def timed(count: int) -> float:
+        part = settings.model_copy(update={"epochs": 1, "max_batches": min(count, batches_in_epoch)})
+        (epoch,) = fit_epochs(start.model, it.task, part, device=it.config.device, seed=it.config.seed)
+        return epoch.seconds / min(count, batches_in_epoch)
 
-        found = it.stages.value(f"plan-{candidate.number}-{reduce:.6f}", compute)
-        kept = {name: np.asarray(index, dtype=np.int64) for name, index in found["kept"].items()}
-        return Proposal(kept, candidate.number, reduce, notes=tuple(found["notes"]))
-
-    def realise(proposal: Proposal, number: int) -> Candidate:
-        base = workshop.candidate(proposal.base)
-        made, frozen = round_of(it, base, proposal, f"candidate-{number}", lambda: workshop.analysis(base))
-        return workshop.add(dataclasses.replace(made, number=number), frozen)
-
-    problem = Problem(start, it.target, schedule, it.config.seed, plan)
-    chosen = drive(it.hook.prune_search(problem=problem), realise)
-    return chosen, unprunable_of(it.bench.graph, workshop.given_up), workshop.candidates - 1
+    timed(_WARM_UP)
+    epoch = timed(_TIMED) * batches_in_epoch
+    facts = {"rounds": rounds, "epochs": settings.epochs, "epoch_seconds": epoch}
+    it.emit({"event": "estimate", "seconds": estimated(epoch, epochs=settings.epochs, rounds=rounds), **facts})
 
 
-def round_of(
-    it: Run, base: Candidate, proposal: Proposal, name: str, analysis: Callable[[], Analysis]
-) -> tuple[Candidate, Mapping[str, str]]:
-    """Proposal -> cut -> certificate -> recalibration -> fine-tune -> candidate, each step a stage of its own.
+def search(it: Run, start: Candidate, schedule: tuple[float, ...]) -> tuple[Candidate, Candidates]:
+    """Let the algorithm ask for candidates until it chooses one; also all that was made for it."""
+    with Candidates(it, start) as candidates:
+        problem = Problem(start, it.target, schedule, it.config.seed, candidates.plan, candidates.block_cuts)
+        chosen = drive(it.hook.prune_search(problem=problem), candidates.realise)
+        candidates.accept(chosen)
+        return chosen, candidates
 
-    Also the groups that had to be frozen, with the reason. `name` names the stages and seeds them.
-    """
-    it.emit({"event": "round", "name": name, "reduce": proposal.reduce})
 
-    def compute_cut() -> Snapshot:
-        made = cut(it.bench, base, analysis(), proposal)
-        proof, cost = dataclasses.asdict(made.certificate), dataclasses.asdict(made.cost)
-        facts: dict[str, Any] = {"certificate": proof, "cost": cost, "frozen": dict(made.frozen)}
-        facts |= {"size": made.size, "notes": list(made.notes), "step": recipe_to_dict(made.recipe)}
-        return Snapshot(made.model, apply(base, made), facts)
-
-    pure = it.stages.run(f"{name}/cut", compute_cut)
-    certificate, cost, size = certificate_of(pure.data["certificate"]), Cost(**pure.data["cost"]), pure.data["size"]
-    it.emit({"event": "cut", "size": size, "macs": cost.macs, "params": cost.params, "certificate": certificate})
-    stages = {
-        "before": base.stages["before"],
-        "after_cut": score(it, f"{name}/after_cut", pure.model, it.task.validation),
+def ledger_of(it: Run, candidates: Candidates, rounds: int) -> dict[str, Any]:
+    """What the search took: candidates, and the images that trials sent through networks."""
+    trials = candidates.trials
+    return {
+        "candidates": candidates.workshop.candidates - 1 + len(trials),
+        "rounds": rounds,
+        "trials": len(trials),
+        "trials_tuned": sum(1 for t in trials if t.facts.get("backward")),
+        "trials_failed": sum(1 for t in trials if t.score is None),
+        "images_forward": sum(int(t.facts.get("forward", 0)) for t in trials),
+        "images_backward": sum(int(t.facts.get("backward", 0)) for t in trials),
     }
-
-    def compute_repair() -> Snapshot:
-        mended = compensated(it, base.model, pure.model, recipe_from_dict(pure.data["step"]), name)
-        return Snapshot(repair(it, mended, name), pure.recipe)
-
-    repaired = it.stages.run(f"{name}/repair", compute_repair).model
-    stages["after_repair"] = score(it, f"{name}/after_repair", repaired, it.task.validation)
-
-    tuned = repaired
-    if proposal.tune is not None and it.config.training.epochs:
-        phase = proposal.tune
-        it.emit({"event": "stage", "name": "fine-tune"})
-        tuned = it.stages.run(
-            f"{name}/fine-tune", lambda: Snapshot(fine_tune(it, repaired, phase, name), pure.recipe)
-        ).model
-        stages["after"] = score(it, f"{name}/after", tuned, it.task.validation)
-    else:
-        stages["after"] = stages["after_repair"]
-    chooses = score(it, f"{name}/search", tuned, it.search_data)
-    notes = tuple(pure.data["notes"])
-    candidate = Candidate(0, tuned, pure.recipe, cost, size, chooses, certificate, stages, notes)
-    frozen: Mapping[str, str] = pure.data["frozen"]
-    return candidate, frozen
-
-
-def certificate_of(facts: Mapping[str, Any]) -> Certificate:
-    """A certificate from its plain values."""
-    inputs = tuple(tuple(int(n) for n in shape) for shape in facts["inputs"])
-    return Certificate(facts["verified"], facts["max_abs_error"], inputs, facts["dtype"], tuple(facts["notes"]))
-
-
-def fine_tune(it: Run, model: nn.Module, phase: Phase, name: str) -> nn.Module:
-    """Train by the plugin in use, or by the core's own loop."""
-    seed = derive_seed(it.config.seed, phase, name)
-    tuned: nn.Module = it.hook.prune_fine_tune(model=model, phase=phase, task=it.task, teacher=None, seed=seed)
-    return tuned
-
-
-def compensated(it: Run, before: nn.Module, cut_model: nn.Module, recipe: Recipe, name: str) -> nn.Module:
-    """Fold the mean contribution of the removed channels into the layers behind them, unless told not to."""
-    settings = it.config.compensation
-    if settings is None:
-        return cut_model
-    seed = derive_seed(it.config.seed, "compensation", name)
-    with seeded(seed):  # augmentation draws from torch's own generator
-        data = batches(
-            it.task.train,
-            it.task,
-            batch_size=settings.batch_size,
-            images=settings.images,
-            seed=seed,
-            workers=settings.workers,
-        )
-        seen = [as_example(inputs) for inputs, _ in data]
-    return compensate(before, cut_model, recipe, it.loaded.inputs, batches=seen)
-
-
-def repair(it: Run, model: nn.Module, name: str) -> nn.Module:
-    """Recalibrate BatchNorm, unless the configuration says not to."""
-    if it.config.recalibration is None:
-        return model
-    seed = derive_seed(it.config.seed, "recalibration", name)
-    return recalibrate(model, it.task.train, it.task, it.config.recalibration, device=it.config.device, seed=seed)
 
 
 def control_of(it: Run, start: Candidate) -> dict[str, Any] | None:
@@ -306,7 +238,7 @@ def control_of(it: Run, start: Candidate) -> dict[str, Any] | None:
     analysis = Analysis(it.bench.graph, scores)
     tune: Phase | None = "training" if it.config.control == "full" else None
     proposal = dataclasses.replace(propose(it.bench, start, analysis, it.target.reduce), tune=tune)
-    made, _ = round_of(it, start, proposal, "control", lambda: analysis)
+    made, _ = round_of(it, start, start, proposal, "control", lambda: analysis)
     values = {stage: found.value for stage, found in made.stages.items() if stage != "before"}
     return {"criterion": "random", "size": made.size, **values, "after": values["after"] if tune else None}
 
@@ -324,17 +256,15 @@ def size_total(loaded: LoadedModel, chosen: Candidate, target: Target) -> float:
     return chosen.cost.macs / int(original["macs"])
 
 
-def save(it: Run, chosen: Candidate, outcome: Outcome, out: Path) -> dict[str, Any]:
+def save(it: Run, chosen: Candidate, result: Mapping[str, Any], out: Path) -> None:
     """Write the network, its recipe, the loader's own format, the metrics and, last of all, `result.json`."""
     files.write_weights(out / files.WEIGHTS, chosen.model)
     # on disk a recipe is relative to the original class, also where runs are chained
     recipe = compose(it.loaded.recipe, chosen.recipe) if it.loaded.recipe.slices else chosen.recipe
     write_json(out / files.RECIPE, recipe_to_dict(recipe))
-    it.hook.prune_save_model(loaded=it.loaded, pruned=chosen.model, recipe=recipe, directory=out)
+    it.hook.prune_save_model(loaded=it.loaded, pruned=chosen.model, recipe=recipe, result=result, directory=out)
     rows = ["stage,metric,value,loss,images"]
-    rows += [f"{stage},{s.name},{s.value},{s.loss},{s.images}" for stage, s in outcome.stages.items()]
+    rows += [f"{stage},{s.name},{s.value},{s.loss},{s.images}" for stage, s in chosen.stages.items()]
     write_text(out / "metrics.csv", "\n".join(rows) + "\n")
-    result = result_of(outcome)
     write_json(out / files.RESULT, result)
     it.emit({"event": "done", "result": result, "directory": str(out)})
-    return result

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunecore.errors import CertificateError, ModelError, OutOfMemory
 from prunecore.measure import CostModel, count, ptflops_cost
-from prunecore.planning import plan, plan_measured, reachable
+from prunecore.planning import BlockCut, block_cuts, plan, plan_measured, reachable
 from prunecore.scoring import score_all
 from prunecore.surgery import certify, compose, copy_model
 from prunecore.training import resolve_device
@@ -85,9 +85,10 @@ def trace(hook: Any, model: nn.Module, inputs: ExampleInputs) -> DependencyGraph
     return graph
 
 
-def analyse(bench: Bench, candidate: Candidate, *, frozen: Mapping[str, str] | None = None) -> Analysis:
-    """Trace `candidate`, make sure that the target is in reach, then calibrate and score."""
-    graph = bench.graph if candidate.number == 0 else trace(bench.hook, candidate.model, bench.inputs)
+def analyse(
+    bench: Bench, candidate: Candidate, graph: DependencyGraph, *, frozen: Mapping[str, str] | None = None
+) -> Analysis:
+    """Make sure that the target is in reach of `candidate`, whose graph this is, then calibrate and score."""
     if bench.target.measure != "ptflops":
         reachable(graph, bench.target, original=bench.original, widths=bench.widths).require(bench.target.reduce)
     evidence = calibrate(bench, candidate, graph)
@@ -156,6 +157,12 @@ def cut(bench: Bench, candidate: Candidate, analysis: Analysis, proposal: Propos
     raise CertificateError(
         f"the cut network does not compute what the masked one does: {attempt}; name the module under skip"
     )
+
+
+def uncut(candidate: Candidate) -> Cut:
+    """The candidate as it is, as a cut that removes nothing; its certificate is that of the cut that made it."""
+    proof = candidate.certificate or Certificate(False, 0.0, (), "float64", ("nothing was cut",))
+    return Cut(candidate.model, Recipe(), proof, candidate.cost, candidate.size, {}, candidate.notes)
 
 
 def _attempt(bench: Bench, candidate: Candidate, analysis: Analysis, proposal: Proposal) -> Cut | str:
@@ -234,6 +241,7 @@ class Workshop:
         self.bench = bench
         self._candidates = {start.number: start}
         self._analyses: dict[int, Analysis] = {}
+        self._graphs = {start.number: bench.graph}
         self.given_up: dict[str, str] = {}
 
     @property
@@ -244,15 +252,36 @@ class Workshop:
     def candidate(self, number: int) -> Candidate:
         return self._candidates[number]
 
+    def graph(self, candidate: Candidate) -> DependencyGraph:
+        """The dependency graph of `candidate`."""
+        if candidate.number not in self._graphs:
+            self._graphs[candidate.number] = trace(self.bench.hook, candidate.model, self.bench.inputs)
+        return self._graphs[candidate.number]
+
     def analysis(self, candidate: Candidate) -> Analysis:
         """The analysis of `candidate`; groups given up so far are frozen in it."""
         if candidate.number not in self._analyses:
-            self._analyses[candidate.number] = analyse(self.bench, candidate, frozen=dict(self.given_up))
+            self._analyses[candidate.number] = analyse(
+                self.bench, candidate, self.graph(candidate), frozen=dict(self.given_up)
+            )
         return self._analyses[candidate.number]
 
     def propose(self, candidate: Candidate, reduce: float) -> Proposal:
         """The exact plan that cuts `candidate` to a cumulative reduction."""
         return propose(self.bench, candidate, self.analysis(candidate), reduce)
+
+    def block_cuts(self, candidate: Candidate, delta: float) -> tuple[BlockCut, ...]:
+        """For every block of `candidate` that can shrink, the cut that removes `delta` of it."""
+        analysis = self.analysis(candidate)
+        return block_cuts(
+            analysis.graph,
+            analysis.scores,
+            self.bench.target,
+            delta=delta,
+            whole=self.bench.whole,
+            frozen=frozenset(analysis.frozen),
+            widths=self.bench.widths,
+        )
 
     def add(self, candidate: Candidate, frozen: Mapping[str, str]) -> Candidate:
         """Keep a new candidate, and what had to be given up for it."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from prunecore.errors import ConfigError, PluginError
 from prunecore.hookspecs import hookimpl
+from prunecore.planning import BlockCut
 from prunecore.types import Candidate, Proposal, Target
 
 Search = Generator[Sequence[Proposal], Sequence[Candidate], Candidate]
@@ -19,6 +20,7 @@ class Problem:
 
     start: the network as loaded (candidate 0). schedule: cumulative reductions, the last one the target. plan(candidate,
     reduce): the exact proposal, by the criterion in use, that cuts `candidate` to that cumulative reduction.
+    block_cuts(candidate, delta): for every block of `candidate` that can shrink, the cut that removes `delta` of it.
     """
 
     start: Candidate
@@ -26,6 +28,7 @@ class Problem:
     schedule: tuple[float, ...]
     seed: int
     plan: Callable[[Candidate, float], Proposal]
+    block_cuts: Callable[[Candidate, float], tuple[BlockCut, ...]]
 
 
 def check_schedule(schedule: Sequence[float], target: Target) -> tuple[float, ...]:
@@ -50,25 +53,31 @@ class DefaultSearch:
 
 
 def walk_schedule(problem: Problem) -> Search:
-    """Cut to each cumulative reduction in turn, always from the newest candidate."""
-    best = problem.start
+    """Cut to each cumulative reduction in turn, always from the newest candidate; where it stays the same, only train."""
+    best, reached = problem.start, 0.0
     for reduce in problem.schedule:
-        (best,) = yield [problem.plan(best, reduce)]
+        aligns = best is problem.start and problem.target.align_all
+        stays = reduce == reached and not aligns
+        (best,) = yield [Proposal({}, best.number, reduce) if stays else problem.plan(best, reduce)]
+        reached = reduce
     return best
 
 
-def drive(search: Search, realise: Callable[[Proposal, int], Candidate], *, start: int = 1) -> Candidate:
-    """Run the generator to its end. Candidates are numbered from `start` in the order of their proposals."""
+def drive(
+    search: Search, realise: Callable[[Sequence[Proposal], int], Sequence[Candidate]], *, start: int = 1
+) -> Candidate:
+    """Run the generator to its end. Candidates are numbered from `start` in the order of their proposals.
+
+    realise(proposals, number): the candidates made of them, the first of which has that number.
+    """
     number = start
     try:
         proposals = next(search)
         while True:
             if not proposals:
                 raise ConfigError("the search proposed nothing; give it at least one channel group that may be cut")
-            candidates = []
-            for proposal in proposals:
-                candidates.append(realise(proposal, number))
-                number += 1
+            candidates = realise(proposals, number)
+            number += len(candidates)
             proposals = search.send(candidates)
     except StopIteration as stop:
         chosen = stop.value

@@ -1,24 +1,30 @@
 """Stages whose results are kept: what a killed run has finished is read back, what it was in is done again.
 
-A stage is deterministic given its name, so `compute` may be replaced by its recorded result.
+A stage is deterministic given its name, so `compute` may be replaced by its recorded result. Where several processes run
+together, all compute, the first one records, and all go on from the record.
 """
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prunecore.run.directory import read_weights, write_weights
+from prunecore.run.directory import JOURNAL, read_weights, write_weights
 from prunecore.run.journal import Journal
+from prunecore.run.processes import World
 from prunecore.surgery import recipe_from_dict, recipe_to_dict
 from prunecore.types import Recipe
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+_ALONE = World()
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,40 +39,75 @@ class Snapshot:
 class Stages:
     """Runs stages by name and keeps what they leave in `directory`, which need not exist before the first one."""
 
-    def __init__(self, directory: Path, rebuild: Callable[[Recipe], nn.Module]) -> None:
-        self._directory = directory
+    def __init__(
+        self,
+        directory: Path,
+        rebuild: Callable[[Recipe], nn.Module],
+        world: World = _ALONE,
+        *,
+        started: float | None = None,
+    ) -> None:
+        self.directory = directory
         self._rebuild = rebuild
+        self._world = world
+        self._started = time.monotonic() if started is None else started
 
     @cached_property
     def journal(self) -> Journal:
-        """Opened when it is first asked for: by then the directory is made and held."""
-        return Journal(self._directory / "journal.jsonl")
+        """Opened when it is first asked for: by then the directory is made and held. All have read it before one writes."""
+        opened = Journal(self.directory / JOURNAL, writes=self._world.first)
+        self._world.meet()
+        return opened
+
+    @cached_property
+    def _before(self) -> float:
+        """Seconds that earlier processes spent on this run, as far as they recorded it."""
+        return max((float(r.get("at", 0.0)) for r in self.journal.records), default=0.0)
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken, interruptions left out."""
+        return self._before + time.monotonic() - self._started
 
     def run(self, name: str, compute: Callable[[], Snapshot]) -> Snapshot:
         """The recorded result of stage `name`, or that of `compute`, recorded."""
-        record = self.journal.find("stage", name)
+        record: Mapping[str, Any] | None = self.journal.find("stage", name)
         if record is None:
             snapshot = compute()
             checkpoint = f"checkpoints/{_slug(name)}.safetensors"
-            write_weights(self._directory / checkpoint, snapshot.model)
-            record = {"recipe": recipe_to_dict(snapshot.recipe), "checkpoint": checkpoint, "data": dict(snapshot.data)}
-            self.journal.append({"event": "stage", "name": name, **record})
-            for left in (self._directory / "checkpoints").glob("*.partial.pt"):
-                left.unlink()
+            if self._world.first:
+                write_weights(self.directory / checkpoint, snapshot.model)
+            record = self._recorded(
+                "stage", name, recipe=recipe_to_dict(snapshot.recipe), checkpoint=checkpoint, data=dict(snapshot.data)
+            )
+            self.drop_scratch()
         # read back also when it was computed just now: what follows sees the same network whether or not the run was cut off
         recipe = recipe_from_dict(record["recipe"])
         model = self._rebuild(recipe)
-        model.load_state_dict(read_weights(self._directory / record["checkpoint"]))
+        model.load_state_dict(read_weights(self.directory / record["checkpoint"]))
         return Snapshot(model, recipe, record["data"])
+
+    def drop_scratch(self) -> None:
+        """Remove what stages that are recorded by now have left of their inside; also where a kill came before that."""
+        self._world.meet()  # the others may still have to read it
+        if self._world.first:
+            for left in (self.directory / "checkpoints").glob("*.partial.pt"):
+                left.unlink()
 
     def value(self, name: str, compute: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
         """The same for a stage that yields plain values only."""
-        record = self.journal.find("value", name)
+        record: Mapping[str, Any] | None = self.journal.find("value", name)
         if record is None:
-            record = {"data": dict(compute())}
-            self.journal.append({"event": "value", "name": name, **record})
+            record = self._recorded("value", name, data=dict(compute()))
         data: Mapping[str, Any] = record["data"]
         return data
+
+    def _recorded(self, event: str, name: str, **record: Any) -> Mapping[str, Any]:
+        """Append a record; every process goes on with that of the first."""
+        self.journal.append({"event": event, "name": name, "at": round(self.seconds, 3), **record})
+        found: Mapping[str, Any] = self._world.agreed(self.journal.find(event, name))
+        self.journal.replace(found)
+        return found
 
 
 def scratch_file(directory: Path, name: str) -> Path:

@@ -11,6 +11,15 @@ def flipped(images: Tensor) -> Tensor:
     return torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images.flip(-1), images)
 
 
+def flipped_together(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, each with its mask `(batch, height, width)`."""
+    mirrored = torch.rand(len(images)) < 0.5
+    return (
+        torch.where(mirrored[:, None, None, None], images.flip(-1), images),
+        torch.where(mirrored[:, None, None], masks.flip(-1), masks),
+    )
+
+
 def shifted(images: Tensor, most: int) -> Tensor:
     """Every image shifted by up to `most` pixels in both directions; its edge is repeated."""
     batch, _, height, width = images.shape

@@ -154,4 +154,21 @@ def split(task: Task, fraction: float, seed: int) -> tuple[Dataset[Any], Dataset
     chosen = stratified(labels, count, derive_seed(seed, "search split"))
     rest = np.setdiff1d(np.arange(length), chosen)
     plain = getattr(task.train, "plain", None)
-    return Subset(task.train, rest.tolist()), Subset(plain() if callable(plain) else task.train, chosen.tolist())
+    search = LabelledSubset(plain() if callable(plain) else task.train, chosen.tolist(), np.asarray(labels)[chosen])
+    return Subset(task.train, rest.tolist()), search
+
+
+class LabelledSubset(Subset[Any]):
+    """Items of a data set, with a class for each (all the same where there are none)."""
+
+    def __init__(self, dataset: Dataset[Any], indices: Sequence[int], labels: npt.NDArray[np.int64]) -> None:
+        super().__init__(dataset, indices)
+        self.labels = labels
+
+
+def subset(data: LabelledSubset, images: int | None, seed: int) -> LabelledSubset:
+    """`images` items of `data`, stratified, always the same for a seed; `data` itself where it has no more."""
+    if images is None or images >= len(data):
+        return data
+    chosen = stratified(data.labels.tolist(), images, seed)
+    return LabelledSubset(data.dataset, [data.indices[i] for i in chosen], data.labels[chosen])

@@ -25,6 +25,6 @@ def resolve_device(name: str = "auto") -> torch.device:
     wanted = there[0] if name == "auto" else name
     if wanted not in there:
         raise ConfigError(
-            f"device {name!r} is not on this machine, which has: {', '.join(there)}; set `device` to one, or `auto`"
+            f"device {name!r} is not on this machine, which has: {', '.join(there)}; choose one: --set device={there[-1]}, or auto"
         )
     return torch.device(wanted)

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +20,7 @@ from prunecore.training.accelerator import is_first_process, own_accelerator
 from prunecore.training.checkpoint import read_state, write_state
 from prunecore.training.data import EpochSampler, collate, length_of
 from prunecore.training.devices import resolve_device
+from prunecore.training.distillation import Distiller, Teacher
 from prunecore.training.forward import call, device_of, images_in, loss_of, plain_strides
 from prunecore.training.rates import make_optimizer, rate_factor, set_rate
 from prunecore.training.seeds import derive_seed, seeded
@@ -67,12 +68,14 @@ def fine_tune(
     device: str = "auto",
     seed: int = 0,
     checkpoint: Path | None = None,
+    teacher: Teacher | None = None,
     on_event: OnEvent | None = None,
 ) -> nn.Module:
     """Train a copy of `model` on `dataset` (default: `task.train`) and return it, with the device and modes of `model`.
 
     checkpoint: a file that holds the state after every epoch; where it exists, training goes on from it, and the result
     is bit-identical to an uninterrupted training (same CPU, same thread count). It is left for the caller to delete.
+    teacher: the unpruned network, to learn from besides the data (`prunecore.training.Teacher`).
     on_event: told `step`, `epoch`, `training_stopped`. Parameters that do not require a gradient stay as they are,
     unless `settings.unfreeze`.
 
@@ -81,7 +84,15 @@ def fine_tune(
     """
     state = read_state(checkpoint) if checkpoint is not None else None
     epochs = fit_epochs(
-        model, task, settings, dataset=dataset, device=device, seed=seed, state=state, on_event=on_event
+        model,
+        task,
+        settings,
+        dataset=dataset,
+        device=device,
+        seed=seed,
+        state=state,
+        teacher=teacher,
+        on_event=on_event,
     )
     trained: nn.Module | None = None
     for epoch in epochs:
@@ -104,6 +115,7 @@ def fit_epochs(
     device: str = "auto",
     seed: int = 0,
     state: Mapping[str, Any] | None = None,
+    teacher: Teacher | None = None,
     on_event: OnEvent | None = None,
 ) -> Iterator[Epoch]:
     """As `fine_tune`, an epoch at a time, for callers that decide in between; `state`: the `Epoch.state` to go on from."""
@@ -117,7 +129,9 @@ def fit_epochs(
         return
     data = task.train if dataset is None else dataset
     with own_accelerator(place, settings.precision) as accelerator:
-        training = _Training(copy.deepcopy(model), task, settings, _Surroundings(accelerator, data, seed, on_event))
+        training = _Training(
+            copy.deepcopy(model), task, settings, _Surroundings(accelerator, data, seed, on_event, teacher)
+        )
         if state is not None:
             training.restore(state)
         while training.epoch < settings.epochs and training.stopped is None:
@@ -130,6 +144,7 @@ class _Surroundings:
     dataset: Dataset[Any]
     seed: int
     on_event: OnEvent | None
+    teacher: Teacher | None = None
 
 
 class _Training:
@@ -149,6 +164,16 @@ class _Training:
         self._optimizer = self._accelerator.prepare_optimizer(make_optimizer(self._network, settings))
         self._loader = self._accelerator.prepare_data_loader(self._make_loader())
         self._steps = len(self._loader)
+        self._distiller = (
+            None
+            if around.teacher is None
+            else Distiller(
+                replace(around.teacher, network=copy.deepcopy(around.teacher.network)),
+                self._network,
+                task,
+                self._device,
+            )
+        )
         self._good = _snapshot(self._network)
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -164,7 +189,9 @@ class _Training:
         """One pass over the data; where it fails, the last good weights are put back."""
         start = time.perf_counter()
         self._loader.set_epoch(self.epoch)
-        with seeded(derive_seed(self._around.seed, "epoch", self.epoch), self._device):
+        # several processes must not draw the same dropout and augmentation for different items
+        own = [self._accelerator.process_index] if self._several else []
+        with seeded(derive_seed(self._around.seed, "epoch", self.epoch, *own), self._device):
             self._network.train()
             loss, images, fault = self._pass()
         self._agree()
@@ -190,7 +217,8 @@ class _Training:
             state=self._state(),
             stopped=self.stopped,
         )
-        self._tell("epoch", epoch=done.number, epochs=done.epochs, loss=loss, rate=done.rate, seconds=done.seconds)
+        told = {"loss": loss, "rate": done.rate, "images": images, "seconds": done.seconds}
+        self._tell("epoch", epoch=done.number, epochs=done.epochs, **told)
         return done
 
     def _pass(self) -> tuple[float, int, str | None]:
@@ -220,8 +248,7 @@ class _Training:
         inputs = inputs.contiguous(memory_format=torch.channels_last) if self._layout else plain_strides(inputs)
         mixed = self._accelerator.mixed_precision != "no"
         with self._accelerator.autocast() if mixed else nullcontext():
-            outputs = call(self._called, inputs)
-            loss = loss_of(self._task, outputs, targets)
+            loss = self._loss(inputs, targets)
         self._accelerator.backward(loss)
         if settings.clip is not None:
             self._accelerator.clip_grad_norm_(self._network.parameters(), settings.clip)
@@ -229,6 +256,13 @@ class _Training:
         self._optimizer.zero_grad(set_to_none=True)
         # every process must see the same loss, so that all of them stop or none
         return self._accelerator.reduce(loss.detach().float(), "mean") if self._several else loss.detach().float()
+
+    def _loss(self, inputs: Any, targets: Any) -> Tensor:
+        if self._distiller is None:
+            return loss_of(self._task, call(self._called, inputs), targets)
+        with self._distiller.watching() as features:
+            outputs = call(self._called, inputs)
+        return self._distiller.loss(loss_of(self._task, outputs, targets), outputs, features, inputs)
 
     def _agree(self) -> None:
         """Give every process the buffers (BatchNorm statistics) of the first; the weights are the same already."""

@@ -55,7 +55,7 @@ def cut_with(wrong: set[str], reduce: float) -> tuple[Any, DependencyGraph]:
     model = network()
     bench = bench_of(manager.hook, model, INPUTS, Target(reduce), seed=0, task=None)
     start = Candidate(0, model, Recipe(), bench.original, 1.0)
-    analysis = analyse(bench, start)
+    analysis = analyse(bench, start, bench.graph)
     return cut(bench, start, analysis, propose(bench, start, analysis, reduce)), analysis.graph
 
 
@@ -103,6 +103,6 @@ def test_too_little_memory_ends_the_run_and_freezes_nothing() -> None:
     manager.register(Hungry())
     bench = bench_of(manager.hook, network(), INPUTS, Target(0.5), seed=0, task=None)
     start = Candidate(0, network(), Recipe(), bench.original, 1.0)
-    analysis = analyse(bench, start)
+    analysis = analyse(bench, start, bench.graph)
     with pytest.raises(OutOfMemory, match="not enough memory to cut the network: DefaultCPUAllocator"):
         cut(bench, start, analysis, propose(bench, start, analysis, 0.5))

@@ -2,42 +2,43 @@
 
 from __future__ import annotations
 
-import csv
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from prunecore import ConfigError, DataError, hookimpl
-from prunecore.errors import enumerated
-from prunecore.training import ImageOptions, classification_task, image_data, unreadable
+from prunecore import hookimpl
+from prunecore.training import (
+    ClassificationLoss,
+    ClassificationMetric,
+    ImageOptions,
+    Objective,
+    Row,
+    classification_task,
+    image_data,
+    raise_faults,
+    read_rows,
+    split_rows,
+    unreadable,
+)
 
 if TYPE_CHECKING:
     from prunecore import Task
-
-COLUMNS = ("path", "label", "is_val")
-_VALIDATION = {"true": True, "1": True, "false": False, "0": False}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table. number: as an editor counts."""
-
-    number: int
-    path: Path
-    label: str
-    validation: bool | None
 
 
 class CSVImagesTask:
     """Items: float32 `(channels, height, width)`; the class."""
 
     class Options(ImageOptions):
-        """source: the table; paths in it are relative to it. num_classes: default: the largest class + 1."""
+        """source: the table; paths in it are relative to it. num_classes: default: the largest class + 1.
+
+        loss: label smoothing is by 0.1. metric: all but `accuracy` are means over the classes.
+        """
 
         source: Path
         num_classes: int | None = Field(default=None, ge=1)
+        loss: ClassificationLoss = "cross_entropy"
+        metric: ClassificationMetric = "accuracy"
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -45,10 +46,12 @@ class CSVImagesTask:
     @hookimpl
     def prune_task(self) -> Task:
         options = self._options
-        rows = read_rows(options.source)
-        raise_faults(options.source, rows, options.num_classes)
+        rows = read_rows(options.source, task="csv")
+        raise_faults(
+            options.source, rows, [faults_of(r, options.num_classes) for r in rows], whole=self._unjudged(rows)
+        )
         form = options.format()
-        train, validation = ([r for r in rows if r.validation is part] for part in (False, True))
+        train, validation = split_rows(rows)
         labels = [int(r.label) for r in train]
         return classification_task(
             f"csv:{options.source}",
@@ -56,46 +59,20 @@ class CSVImagesTask:
             image_data([r.path for r in validation], [int(r.label) for r in validation], form.without_flip()),
             num_classes=options.num_classes or max(int(r.label) for r in rows) + 1,
             labels=labels,
+            objective=Objective(options.loss, options.metric),
         )
 
-
-def read_rows(table: Path) -> list[Row]:
-    """The rows of the table as they are written. ConfigError: no such file; DataError: another header."""
-    if not table.is_file():
-        raise ConfigError(f"csv: there is no file {table}; give the table: --data csv:PATH")
-    with table.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        try:
-            if not set(COLUMNS) <= set(reader.fieldnames or ()):
-                raise DataError(
-                    f"{table}: the first line is {','.join(reader.fieldnames or ()) or 'empty'!r}, expected {','.join(COLUMNS)}"
-                )
-            return [_row(reader.line_num, table.parent, line) for line in reader]
-        except (UnicodeDecodeError, csv.Error) as fault:
-            raise DataError(f"{table}: not a csv file in UTF-8: {fault}") from fault
+    def _unjudged(self, rows: list[Row]) -> list[str]:
+        """Why the metric says nothing of the validation split."""
+        classes = {r.label for r in split_rows(rows)[1]}
+        if self._options.metric != "auroc" or len(classes) != 1:
+            return []
+        return [f"metric auroc tells classes apart, but all validation lines are of class {classes.pop()}; add others"]
 
 
-def raise_faults(table: Path, rows: list[Row], num_classes: int | None) -> None:
-    """DataError that lists the first ten lines at fault; nothing where there are none."""
-    faults = [f"line {r.number}: {fault}" for r in rows for fault in _faults(r, num_classes)]
-    for validation, part in ((False, "train"), (True, "validation")):
-        if not rows:
-            faults.append(f"no {part} line: the table is empty")
-        elif not any(r.validation is validation for r in rows):
-            faults.append(f"no {part} line: is_val is {'False' if validation else 'True'} everywhere")
-    if faults:
-        raise DataError(enumerated(table, faults))
-
-
-def _row(number: int, directory: Path, line: dict[str, str | None]) -> Row:
-    path, label, validation = ((line[c] or "").strip() for c in COLUMNS)
-    return Row(number, directory / path, label, _VALIDATION.get(validation.lower()))
-
-
-def _faults(row: Row, num_classes: int | None) -> list[str]:
+def faults_of(row: Row, num_classes: int | None) -> list[str]:
+    """What is wrong with a line, in words."""
     faults = []
-    if row.validation is None:
-        faults.append("is_val is neither True, 1, False nor 0")
     if not row.label.lstrip("-").isdecimal():
         faults.append(f"class {row.label!r} is not an integer")
     elif int(row.label) < 0 or (num_classes is not None and int(row.label) >= num_classes):

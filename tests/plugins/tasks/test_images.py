@@ -157,3 +157,20 @@ def test_faults_of_folders(tmp_path):
     (tmp_path / "empty" / "0.png").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"1 faults:\n  image .*empty/0\.png cannot be read"):
         folder_task(tmp_path, validation=0.5)
+
+
+def test_loss_and_metric_by_name(table):
+    task = csv_task(table, metric="balanced_accuracy", loss="focal")
+    logits = torch.tensor([[0.0, 9.0, 0.0], [0.0, 9.0, 0.0]])
+    metric = task.metric()
+    metric.update(logits, torch.tensor([1, 2]))
+    assert (task.metric_name, float(metric.compute())) == ("balanced_accuracy", 0.5)
+    # the image that is right has next to no loss, the other one 9 times (1 - exp(-9))²
+    assert float(task.loss(logits, torch.tensor([1, 2]))) == pytest.approx(4.5, abs=0.01)
+
+
+def test_auroc_needs_two_classes_to_validate_on(table):
+    assert csv_task(table, metric="auroc").metric_name == "auroc"
+    table.write_text(table.read_text().replace("images/c.png,1", "images/c.png,2"))
+    with pytest.raises(DataError, match="metric auroc tells classes apart, but all validation lines are of class 2"):
+        csv_task(table, metric="auroc")

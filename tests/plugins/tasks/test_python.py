@@ -28,6 +28,6 @@ def test_a_task_from_the_users_file(tmp_path):
     with pytest.raises(DataError, match=r"returned a int, expected a prunecore\.Task"):
         PythonTask(PythonTask.Options(source=f"{tmp_path}/mine.py:other")).prune_task()
     with pytest.raises(
-        ConfigError, match=r"make failed at loading\.py:\d+: TypeError: .*unexpected keyword argument 'size'"
+        ConfigError, match=r"make failed at code\.py:\d+: TypeError: .*unexpected keyword argument 'size'"
     ):
         PythonTask(PythonTask.Options(source=f"{tmp_path}/mine.py:make", args={"size": 7})).prune_task()

@@ -9,6 +9,8 @@ from torch import nn
 
 from prunecore.errors import ConfigError, ModelError
 from prunecore.loading import example_inputs, load_weights, read_state_dict, run_named
+from tests.loading.damaged import DAMAGED
+from tests.loading.hostile import HOSTILE
 
 
 def test_a_module_and_a_file_are_called_with_arguments(tmp_path):
@@ -73,6 +75,73 @@ def test_files_that_are_no_weights(tmp_path):
         (tmp_path / name).write_bytes(b"hello")
         with pytest.raises(ModelError, match=rf"{name}: "):
             read_state_dict(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_nothing_of_a_hostile_file_of_weights_runs(scene, name):
+    HOSTILE[name].build(scene.file, scene.marker)
+    before = scene.files()
+    with pytest.raises(ModelError, match=r"^weights .*net\.pth: ") as fault:
+        read_state_dict(scene.file)
+    assert "\n" not in str(fault.value)
+    assert scene.files() == before
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in DAMAGED if n not in ("weights_alone", "weights_of_a_training_script", "empty_mapping")]
+)
+def test_damaged_files_of_weights_are_one_line(scene, name):
+    DAMAGED[name].build(scene.file, scene.marker)
+    with pytest.raises(ModelError, match=r"^weights .*net\.pth: ") as fault:
+        read_state_dict(scene.file)
+    assert "\n" not in str(fault.value)
+
+
+def test_weights_that_are_odd_are_one_line(tmp_path):
+    path = tmp_path / "w.pth"
+    for found, message in {
+        (): "expected a mapping of names to tensors, got tuple",
+        (("weight", 1),): "expected a mapping of names to tensors, got dict",
+        ((1, torch.zeros(1)),): "expected names of tensors, got the key 1",
+        (("model", None), ("weight", torch.zeros(1))): "expected a mapping of names to tensors, got dict",
+    }.items():
+        torch.save(dict(found) if found else found, path)
+        with pytest.raises(ModelError, match=f"weights .*{message}"):
+            read_state_dict(path)
+    torch.save({}, path)
+    assert read_state_dict(path) == {}
+    with pytest.raises(ModelError, match="do not fit Linear: missing: weight, bias"):
+        load_weights(nn.Linear(2, 3), path)
+
+
+def test_weights_without_values_cannot_be_copied(tmp_path):
+    torch.save(nn.Linear(2, 3, device="meta").state_dict(), tmp_path / "w.pth")
+    net = nn.Linear(2, 3)
+    with pytest.raises(ModelError, match=r"w\.pth cannot be copied into Linear: .*weight.*meta") as fault:
+        load_weights(net, tmp_path / "w.pth")
+    assert "\n" not in str(fault.value)
+
+
+def test_files_of_code_that_end_the_program_are_one_line(tmp_path, monkeypatch):
+    """A script without a guard parses arguments that are not its own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "script.py").write_text("import sys\nsys.exit('usage: script.py DATA\\nmore')\n")
+    (tmp_path / "loud.py").write_text("def build():\n    raise ValueError('one\\ntwo')\n")
+    (tmp_path / "wrong.py").write_text("def build(:\n")
+    before = set(sys.modules)
+    for spec, message in {
+        "script.py:build": "script.py:build failed at script.py:2: SystemExit: usage: script.py DATA",
+        "loud.py:build": "loud.py:build failed at loud.py:2: ValueError: one",
+        "wrong.py:build": "SyntaxError",
+        "no_such_top.sub:build": "module 'no_such_top.sub' is not installed",
+        "json.no_such_part:build": "module 'json.no_such_part' is not installed",
+        "json.decoder.deep:build": "module 'json.decoder.deep' is not installed",
+    }.items():
+        with pytest.raises(ConfigError) as fault:
+            run_named(spec, {})
+        assert message in str(fault.value)
+        assert "\n" not in str(fault.value)
+    assert not {m for m in set(sys.modules) - before if "script" in m or "wrong" in m}
 
 
 def test_example_inputs_are_always_the_same():

@@ -1,0 +1,53 @@
+"""What both modes share: the first cuts, the end, and the order of candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING
+
+from prunecore import Candidate, ConfigError, Problem, Proposal
+
+if TYPE_CHECKING:
+    from prunecore.planning import BlockCut
+
+Steps = Generator[Sequence[Proposal], Sequence[Candidate], Candidate]
+TOLERANCE = 0.005  # of the size, as everywhere
+
+
+def first_cuts(problem: Problem, *, warm_start: float) -> Steps:
+    """Align all widths where that is asked for; then one planned cut for a part of the reduction."""
+    base, target = problem.start, problem.target
+    if target.align_all:
+        (base,) = yield [problem.plan(base, 0.0)]
+    if warm_start and target.reduce and not reached(problem, base):
+        (base,) = yield [problem.plan(base, warm_start * target.reduce)]
+    return base
+
+
+def reached(problem: Problem, candidate: Candidate) -> bool:
+    """Whether the target is met; with `multiple_of` the size may not be above it."""
+    room = 0.0 if problem.target.multiple_of else TOLERANCE
+    return candidate.size <= 1.0 - problem.target.reduce + room
+
+
+def closing(problem: Problem, cuts: Sequence[BlockCut]) -> tuple[BlockCut, ...]:
+    """The cuts that do not pass the target by more than may be; all of them where none does."""
+    goal = 1.0 - problem.target.reduce
+    close = tuple(c for c in cuts if c.size >= goal - TOLERANCE)
+    return close or tuple(cuts)
+
+
+def better(candidate: Candidate) -> tuple[float, float, int]:
+    """Sort key, best first: accuracy, then loss, then MACs saved."""
+    if candidate.score is None:
+        raise ConfigError(f"candidate {candidate.number} failed: {'; '.join(candidate.notes)}")
+    return (-candidate.score.value, candidate.score.loss, candidate.cost.macs)
+
+
+def survivors(candidates: Sequence[Candidate], what: str) -> list[Candidate]:
+    """Those with a score. ConfigError where none has one."""
+    found = [c for c in candidates if c.score is not None]
+    if not found:
+        first = next(iter(candidates[0].notes), "no reason given") if candidates else "nothing was tried"
+        raise ConfigError(f"netadapt: every trial of {what} failed, the first: {first}")
+    return found

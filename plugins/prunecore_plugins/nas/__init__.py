@@ -1,0 +1,1 @@
+"""Builders of the networks that architecture searches describe, by `algname`."""

@@ -1,0 +1,197 @@
+"""Proposals -> candidates: steps are carried out here, one after the other; trials go to the workers, all at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prunecore.errors import ConfigError, PluginError, listing
+from prunecore.execution import Job, Outcome, Setup
+from prunecore.measure import CostModel
+from prunecore.planning import BlockCut
+from prunecore.run.context import Run
+from prunecore.run.rounds import Analysis, Workshop
+from prunecore.run.steps import round_of
+from prunecore.run.trials import TrialJob, TrialResult, build_state, try_proposal
+from prunecore.training import derive_seed
+from prunecore.types import Candidate, Cost, Indices, Proposal, Recipe, Score, Width
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from prunecore.execution import Session
+
+
+class Candidates:
+    """What a search asks for: plans, and the candidates made of its proposals. A context manager, which ends the workers."""
+
+    def __init__(self, it: Run, start: Candidate) -> None:
+        self._it = it
+        self._start = start
+        self.workshop = Workshop(it.bench, start)
+        self._parents = {start.number: start.number}
+        self._told = {start.number}
+        self._open = ExitStack()
+        self._session: Session | None = None
+        self._costs: dict[int, Cost] = {}
+        self.trials: list[Candidate] = []
+
+    def __enter__(self) -> Candidates:
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        self._open.close()
+
+    def plan(self, candidate: Candidate, reduce: float) -> Proposal:
+        """The exact plan for a cumulative reduction; the record is read back on resume."""
+
+        def compute() -> dict[str, Any]:
+            self._it.emit({"event": "stage", "name": "analysis"})
+            made = self.workshop.propose(candidate, reduce)
+            return {"kept": _lists(made.kept), "notes": list(made.notes)}
+
+        found = self._it.stages.value(f"plan-{candidate.number}-{reduce:.6f}", compute)
+        return Proposal(_indices(found["kept"]), candidate.number, reduce, notes=tuple(found["notes"]))
+
+    def block_cuts(self, candidate: Candidate, delta: float) -> tuple[BlockCut, ...]:
+        """For every block of `candidate` that can shrink, the cut that removes `delta` of it; read back on resume."""
+
+        def compute() -> dict[str, Any]:
+            self._it.emit({"event": "stage", "name": "analysis"})
+            cuts = self.workshop.block_cuts(candidate, delta)
+            return {"cuts": [{**dataclasses.asdict(c), "kept": _lists(c.kept), "near": list(c.near)} for c in cuts]}
+
+        found = self._it.stages.value(f"blocks-{candidate.number}-{delta:.6f}", compute)["cuts"]
+        return tuple(BlockCut(**{**c, "kept": _indices(c["kept"]), "near": tuple(c["near"])}) for c in found)
+
+    def realise(self, proposals: Sequence[Proposal], number: int) -> list[Candidate]:
+        """The candidates of `proposals`, the first of which has that number."""
+        numbered = list(enumerate(proposals, number))
+        tried = self._tried([(n, p) for n, p in numbered if p.trial])
+        return [tried[n] if p.trial else self._step(n, p) for n, p in numbered]
+
+    def accept(self, candidate: Candidate) -> None:
+        """Tell, once, of a candidate that others are cut from, or that was chosen."""
+        model = candidate.model  # raises for a trial
+        if candidate.number not in self._told:
+            self._told.add(candidate.number)
+            base = self.workshop.candidate(self._parents[candidate.number])
+            self._it.emit(accepted(base, candidate) | {"model": model, "directory": str(self._it.stages.directory)})
+
+    def _step(self, number: int, proposal: Proposal) -> Candidate:
+        base = self._base_of(proposal)
+        self.accept(base)
+        name, analysis = f"candidate-{number}", self._analysis_of(base)
+        made, frozen = round_of(self._it, self._start, base, proposal, name, analysis)
+        self._parents[number] = proposal.base
+        return self.workshop.add(dataclasses.replace(made, number=number), frozen)
+
+    def _base_of(self, proposal: Proposal) -> Candidate:
+        if proposal.base not in self._parents:
+            raise PluginError(
+                f"the search cuts from candidate {proposal.base}, which is a trial or not there; cut from one of "
+                f"{listing(map(str, self._parents))}"
+            )
+        return self.workshop.candidate(proposal.base)
+
+    def _analysis_of(self, base: Candidate) -> Callable[[], Analysis]:
+        return lambda: self.workshop.analysis(base)
+
+    # ---------------------------------------------------------------- trials
+
+    def _tried(self, proposals: Sequence[tuple[int, Proposal]]) -> dict[int, Candidate]:
+        journal = self._it.stages.journal
+        records = {n: journal.find("value", f"trial-{n}") for n, _ in proposals}
+        missing = [(n, p) for n, p in proposals if records[n] is None]
+        if missing:
+            self._it.emit({"event": "trials", "count": len(missing)})
+            weights: dict[
+                int, Mapping[str, Tensor]
+            ] = {}  # one copy for all trials that are cut from the same candidate
+            self._workers().run([self._job(n, p, weights) for n, p in missing], on_outcome=self._record)
+            records |= {n: journal.find("value", f"trial-{n}") for n, _ in missing}
+        found = {n: self._candidate(n, records[n] or {}) for n, p in proposals}
+        self.trials += found.values()
+        return found
+
+    def _workers(self) -> Session:
+        if self._session is None:
+            if self._it.world.size > 1:
+                raise ConfigError(
+                    "this search starts workers of its own (executor.workers); start it without a launcher of processes"
+                )
+            executor = self._it.hook.prune_executor()
+            if executor is None:
+                raise PluginError("no executor gave workers; choose one by executor.kind")
+            setup = Setup(build_state, try_proposal, (self._it.parsed,), seed=self._it.config.seed)
+            self._session = self._open.enter_context(executor.open(setup, self._it.emit))
+        return self._session
+
+    def _job(self, number: int, proposal: Proposal, weights: dict[int, Mapping[str, Tensor]]) -> Job:
+        base = self._base_of(proposal)
+        self.accept(base)
+        teachers = [self._start] if self._it.config.distillation is not None and proposal.tune is not None else []
+        for candidate in (base, *teachers):
+            if candidate.number not in weights:
+                weights[candidate.number] = weights_of(candidate)
+        graph = self.workshop.graph(base)
+        job = TrialJob(
+            proposal,
+            base.recipe,
+            weights[base.number],
+            graph,
+            weights[self._start.number] if teachers else None,
+            f"trial-{number}",
+        )
+        self._costs[number] = CostModel(graph).cost({name: len(index) for name, index in proposal.kept.items()})
+        return Job(number, job, derive_seed(self._it.config.seed, "trial", number))
+
+    def _record(self, outcome: Outcome) -> None:
+        """What became of a trial, also where time or chance decided, is kept as it was."""
+        cost = dataclasses.asdict(self._costs[outcome.job])
+        facts: dict[str, Any] = {"attempts": outcome.attempts, "seconds": outcome.seconds, "cost": cost}
+        result: TrialResult | None = outcome.value
+        if result is not None:
+            facts |= dataclasses.asdict(result)
+        elif outcome.fault is not None:
+            facts |= {"fault": outcome.fault.kind, "message": outcome.fault.message}
+        self._it.stages.value(f"trial-{outcome.job}", lambda: facts)
+        self._it.emit({"event": "trial", "number": outcome.job, **facts})
+
+    def _candidate(self, number: int, record: Mapping[str, Any]) -> Candidate:
+        facts = record["data"]
+        cost = Cost(**facts["cost"])
+        size = (cost.params if self._it.target.measure == "params" else cost.macs) / self._it.bench.whole
+        score = Score(**facts["score"]) if "score" in facts else None
+        notes = (f"{facts['fault']}: {facts['message']}",) if "fault" in facts else ()
+        return Candidate(number, None, Recipe(), cost, size, score, notes=notes, facts=facts)
+
+
+def _lists(kept: Mapping[str, Indices]) -> dict[str, list[int]]:
+    return {name: index.tolist() for name, index in kept.items()}
+
+
+def _indices(kept: Mapping[str, Sequence[int]]) -> dict[str, Indices]:
+    return {name: np.asarray(index, dtype=np.int64) for name, index in kept.items()}
+
+
+def weights_of(candidate: Candidate) -> dict[str, Any]:
+    """The state dict on the CPU, each tensor with storage of its own."""
+    return {name: value.detach().cpu().clone() for name, value in candidate.model.state_dict().items()}
+
+
+def accepted(base: Candidate, candidate: Candidate) -> dict[str, Any]:
+    """The event of a candidate that the search goes on from. widths: of the groups that became narrower than in `base`."""
+    before = {w.group: w.after for w in base.recipe.widths}
+    widths = [Width(w.group, before.get(w.group, w.before), w.after) for w in candidate.recipe.widths]
+    return {
+        "event": "accepted",
+        "number": candidate.number,
+        "size": candidate.size,
+        "metric": candidate.stages["after"].value,
+        "widths": [dataclasses.asdict(w) for w in widths if w.before != w.after],
+    }

@@ -1,0 +1,129 @@
+"""One step of a run: a proposal is cut, certified, repaired and fine-tuned; each part is a stage that is kept.
+
+proposal -> cut -> certificate -> compensation -> recalibration -> fine-tune -> candidate
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from prunecore.run.context import Run
+from prunecore.run.rounds import Analysis, apply, cut, uncut
+from prunecore.run.stages import Snapshot
+from prunecore.surgery import apply_recipe, compensate, recipe_from_dict, recipe_to_dict
+from prunecore.training import as_example, batches, derive_seed, evaluate, recalibrate, seeded
+from prunecore.types import Candidate, Certificate, Cost, Phase, Proposal, Recipe, Score
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Taught = tuple["nn.Module", Recipe]
+
+
+def score(it: Run, name: str, model: nn.Module, data: Any) -> Score:
+    """Evaluate once; the record is read back on resume."""
+    found = it.stages.value(
+        name,
+        lambda: dataclasses.asdict(evaluate(model, data, it.task, it.config.evaluation, device=it.config.device)),
+    )
+    it.emit({"event": "score", "stage": name, **found})
+    return Score(**found)
+
+
+def round_of(
+    it: Run, start: Candidate, base: Candidate, proposal: Proposal, name: str, analysis: Callable[[], Analysis]
+) -> tuple[Candidate, Mapping[str, str]]:
+    """Proposal -> cut -> certificate -> recalibration -> fine-tune -> candidate, each step a stage of its own.
+
+    Also the groups that had to be frozen, with the reason. `name` names the stages and seeds them. A proposal that keeps
+    everything is trained only. start: the network that the run began to cut; it teaches, where the run distils.
+    """
+    it.emit({"event": "round", "name": name, "reduce": proposal.reduce})
+
+    def compute_cut() -> Snapshot:
+        made = cut(it.bench, base, analysis(), proposal) if proposal.kept else uncut(base)
+        proof, cost = dataclasses.asdict(made.certificate), dataclasses.asdict(made.cost)
+        facts: dict[str, Any] = {"certificate": proof, "cost": cost, "frozen": dict(made.frozen)}
+        facts |= {"size": made.size, "notes": list(made.notes), "step": recipe_to_dict(made.recipe)}
+        return Snapshot(made.model, apply(base, made), facts)
+
+    pure = it.stages.run(f"{name}/cut", compute_cut)
+    certificate, cost, size = certificate_of(pure.data["certificate"]), Cost(**pure.data["cost"]), pure.data["size"]
+    it.emit({"event": "cut", "size": size, "macs": cost.macs, "params": cost.params, "certificate": certificate})
+    stages = {
+        "before": base.stages["before"],
+        "after_cut": score(it, f"{name}/after_cut", pure.model, it.task.validation),
+    }
+
+    def compute_repair() -> Snapshot:
+        origin: nn.Module | None = it.hook.prune_rewind(start=start.model)
+        if origin is not None:
+            return Snapshot(repair(it, apply_recipe(origin, pure.recipe), name), pure.recipe)
+        if not proposal.kept:
+            return Snapshot(pure.model, pure.recipe)
+        mended = compensated(it, base.model, pure.model, recipe_from_dict(pure.data["step"]), name)
+        return Snapshot(repair(it, mended, name), pure.recipe)
+
+    repaired = it.stages.run(f"{name}/repair", compute_repair).model
+    stages["after_repair"] = score(it, f"{name}/after_repair", repaired, it.task.validation)
+
+    tuned = repaired
+    phase, taught = proposal.tune, (start.model, pure.recipe)
+    if phase is not None and (getattr(it.config, phase) or it.config.training).epochs:
+        it.emit({"event": "stage", "name": "fine-tune"})
+        tuned = it.stages.run(
+            f"{name}/fine-tune", lambda: Snapshot(fine_tune(it, repaired, phase, name, taught), pure.recipe)
+        ).model
+        stages["after"] = score(it, f"{name}/after", tuned, it.task.validation)
+    else:
+        stages["after"] = stages["after_repair"]
+    chooses = score(it, f"{name}/search", tuned, it.search_data)
+    notes = tuple(pure.data["notes"])
+    candidate = Candidate(0, tuned, pure.recipe, cost, size, chooses, certificate, stages, notes)
+    frozen: Mapping[str, str] = pure.data["frozen"]
+    return candidate, frozen
+
+
+def certificate_of(facts: Mapping[str, Any]) -> Certificate:
+    """A certificate from its plain values."""
+    inputs = tuple(tuple(int(n) for n in shape) for shape in facts["inputs"])
+    return Certificate(facts["verified"], facts["max_abs_error"], inputs, facts["dtype"], tuple(facts["notes"]))
+
+
+def fine_tune(it: Run, model: nn.Module, phase: Phase, name: str, taught: Taught | None = None) -> nn.Module:
+    """Train by the plugin in use, or by the core's own loop; taught: the unpruned network and how `model` was cut from it."""
+    seed = derive_seed(it.config.seed, phase, name)
+    teacher, recipe = taught or (None, Recipe())
+    tuned: nn.Module = it.hook.prune_fine_tune(
+        model=model, phase=phase, task=it.task, teacher=teacher, recipe=recipe, seed=seed
+    )
+    return tuned
+
+
+def compensated(it: Run, before: nn.Module, cut_model: nn.Module, recipe: Recipe, name: str) -> nn.Module:
+    """Fold the mean contribution of the removed channels into the layers behind them, unless told not to."""
+    settings = it.config.compensation
+    if settings is None:
+        return cut_model
+    seed = derive_seed(it.config.seed, "compensation", name)
+    with seeded(seed):  # augmentation draws from torch's own generator
+        data = batches(
+            it.task.train,
+            it.task,
+            batch_size=settings.batch_size,
+            images=settings.images,
+            seed=seed,
+            workers=settings.workers,
+        )
+        seen = [as_example(inputs) for inputs, _ in data]
+    return compensate(before, cut_model, recipe, it.loaded.inputs, batches=seen)
+
+
+def repair(it: Run, model: nn.Module, name: str) -> nn.Module:
+    """Recalibrate BatchNorm, unless the configuration says not to."""
+    if it.config.recalibration is None:
+        return model
+    seed = derive_seed(it.config.seed, "recalibration", name)
+    return recalibrate(model, it.task.train, it.task, it.config.recalibration, device=it.config.device, seed=seed)

@@ -1,0 +1,3 @@
+from tests.loading.fixtures import scene
+
+__all__ = ["scene"]

@@ -1,0 +1,18 @@
+"""The executor `ray` where the package ray is not installed."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from prunecore_plugins.executors.ray import RayExecutor
+
+from prunecore.errors import ConfigError
+from tests.execution import jobs
+
+
+def test_the_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    executor = RayExecutor(RayExecutor.Options(workers=1)).prune_executor()
+    with pytest.raises(ConfigError, match=r"executor ray needs the package ray: pip install 'prunecore\[ray\]'"):
+        executor.open(jobs.PLAIN)

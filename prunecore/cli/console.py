@@ -83,11 +83,22 @@ class Console:
             bounds = f"{spell_time(left.low)} to {spell_time(left.high)}"
             self._line(f"  time left: about {spell_time(left.seconds)} ({bounds} by the last rounds)")
 
+    def _on_trials(self, event: Mapping[str, Any]) -> None:
+        self._line(f"trying {event['count']} proposals …")
+
+    def _on_trial(self, event: Mapping[str, Any]) -> None:
+        if "fault" in event:
+            self._line(f"  trial {event['number']} failed ({event['fault']}): {event['message']}")
+
+    def _on_worker_lost(self, event: Mapping[str, Any]) -> None:
+        self._line(f"  worker {event['worker']} was lost: {event.get('why', 'no reason known')}")
+
     def _on_cut(self, event: Mapping[str, Any]) -> None:
         certificate = event["certificate"]
         verdict = "verified" if certificate.verified else "NOT VERIFIED"
         counts = f"{spell_count(event['macs'])} MACs, {spell_count(event['params'])} params"
-        self._line(f"  size {event['size']:.4f}, {counts}, certificate {verdict} ({certificate.max_abs_error:.1e})")
+        proof = f"certificate {verdict} ({certificate.max_abs_error:.1e})" if certificate.inputs else "nothing cut yet"
+        self._line(f"  size {event['size']:.4f}, {counts}, {proof}")
 
     def _on_score(self, event: Mapping[str, Any]) -> None:
         stage = str(event["stage"]).rpartition("/")[2].replace("_", " ")

@@ -13,6 +13,7 @@ from prunecore.config.training import (
     DistillationSettings,
     EvaluationSettings,
     RecalibrationSettings,
+    RetrainingSettings,
     TrainingSettings,
 )
 from prunecore.types import Measure, Scope, Target
@@ -92,7 +93,7 @@ class RunConfig(BaseModel):
     target: TargetSection = TargetSection()
     pretraining: TrainingSettings | None = None
     training: TrainingSettings = TrainingSettings()
-    retraining: TrainingSettings = TrainingSettings(epochs=1)
+    retraining: RetrainingSettings = RetrainingSettings()
     distillation: DistillationSettings | None = None
     compensation: CompensationSettings | None = CompensationSettings()
     recalibration: RecalibrationSettings | None = RecalibrationSettings()
@@ -105,6 +106,11 @@ class RunConfig(BaseModel):
     share_directory: bool = False
     executor: Spec = Spec(kind="local")
     trackers: tuple[str, ...] = ()
+
+    @field_validator("executor", mode="before")
+    @classmethod
+    def _local(cls, value: Any) -> Any:
+        return {"kind": "local", **value} if isinstance(value, dict) and not {"kind", "spec"} & set(value) else value
 
     @property
     def sections(self) -> dict[str, Any]:

@@ -50,6 +50,12 @@ class TrainingSettings(_Settings):
     unfreeze: bool = False
 
 
+class RetrainingSettings(TrainingSettings):
+    """As `TrainingSettings`, for the short-term fine-tune of what a search tries: one epoch by default."""
+
+    epochs: int = Field(default=1, ge=0)
+
+
 class EvaluationSettings(_Settings):
     """How a network is evaluated (always in fp32). `max_batches`: at most so many, for a quick look."""
 

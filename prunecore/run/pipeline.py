@@ -185,9 +185,14 @@ def baseline(it: Run) -> Candidate:
 
 
 def tell_estimate(it: Run, start: Candidate, rounds: int) -> None:
-    """How long the run will take, by a timed part of an epoch; not where nothing is trained, or where a run goes on."""
+    """How long the run will take, by a timed part of an epoch; not where nothing is trained, where a run goes on, or where
+    an algorithm has a search of its own, whose rounds nobody knows."""
     settings = it.config.training
-    if not settings.epochs or any(r["name"].startswith("candidate-") for r in it.stages.journal.records):
+    if (
+        not settings.epochs
+        or len(it.hook.prune_search.get_hookimpls()) > 1
+        or any(r["name"].startswith("candidate-") for r in it.stages.journal.records)
+    ):
         return
     batches_of = max(1, length_of(it.task.train, "the training split") // settings.batch_size)
     batches_in_epoch = min(batches_of, settings.max_batches or batches_of)

@@ -1,0 +1,181 @@
+"""NetAdapt's two loops, told candidates with known scores: what they ask for, whom they choose, where they end."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from prunecore_plugins.algorithms.netadapt import NetAdapt
+from prunecore_plugins.algorithms.netadapt.fast import cut_sets
+from torch import nn
+
+from prunecore import Candidate, ConfigError, Cost, Problem, Proposal, Recipe, Score, Target
+from prunecore.planning import BlockCut
+
+WIDTHS = {"a": 10, "b": 10, "c": 10}  # each channel is 1/30 of the measure
+LOSS = {"a": 0.01, "b": 0.02, "c": 0.3}  # of each channel that goes
+
+
+class World:
+    """A network of three blocks whose loss grows by known amounts; remembers what was asked."""
+
+    def __init__(self, *, near=(), fails=()):
+        self.widths = {0: dict(WIDTHS)}
+        self.rounds = []
+        self.near, self.fails = dict(near), set(fails)
+
+    def candidate(self, number, widths, *, trial=False):
+        size = sum(widths.values()) / 30
+        loss = sum(LOSS[n] * (WIDTHS[n] - w) for n, w in widths.items())
+        score = (
+            None
+            if trial and self.fails & {n for n, w in widths.items() if w < 10}
+            else Score("accuracy", 1 - loss, loss, 9)
+        )
+        network = None if trial else nn.Identity()
+        return Candidate(
+            number, network, Recipe(), Cost(int(30 * size), 1), size, score, notes=() if score else ("error: broken",)
+        )
+
+    def problem(self, reduce, **target):
+        start = dataclasses.replace(self.candidate(0, WIDTHS), score=None)
+        return Problem(start, Target(reduce, **target), (reduce,), 0, self.plan, self.block_cuts)
+
+    def plan(self, candidate, reduce):
+        return Proposal({"c": np.arange(10 - round(30 * reduce))}, candidate.number, reduce)
+
+    def block_cuts(self, candidate, delta):
+        widths = self.widths[candidate.number]
+        gone = {n: max(1, int(w * delta)) for n, w in widths.items() if w > 1}
+        return tuple(
+            BlockCut(
+                n,
+                {n: np.arange(widths[n] - k)},
+                widths[n],
+                widths[n] - k,
+                candidate.size - k / 30,
+                self.near.get(n, ()),
+            )
+            for n, k in gone.items()
+        )
+
+    def drive(self, search):
+        """The chosen candidate; `rounds` holds the proposals of each turn."""
+        number, asked = 1, next(search)
+        while True:
+            self.rounds.append(asked)
+            sent = []
+            for proposal in asked:
+                widths = {**self.widths[proposal.base], **{n: len(k) for n, k in proposal.kept.items()}}
+                if not proposal.trial:
+                    self.widths[number] = widths
+                sent.append(self.candidate(number, widths, trial=proposal.trial))
+                number += 1
+            try:
+                asked = search.send(sent)
+            except StopIteration as stop:
+                return stop.value
+
+
+def run(world, reduce, *, target=None, **options):
+    return world.drive(
+        NetAdapt(NetAdapt.Options(**options)).prune_search(problem=world.problem(reduce, **(target or {})))
+    )
+
+
+def test_exact_tries_every_block_and_keeps_the_most_accurate():
+    world = World()
+    chosen = run(world, 0.1, exact=True)
+    trials, step = world.rounds[0], world.rounds[1]
+    assert [list(p.kept) for p in trials] == [["a"], ["b"], ["c"]]
+    assert all((p.trial, p.tune, p.images, p.batches) == (True, "retraining", None, None) for p in trials)
+    assert [(list(p.kept), p.trial, p.tune) for p in step] == [(["a"], False, "training")]
+    assert world.widths[chosen.number] == {"a": 7, "b": 10, "c": 10}
+    assert chosen.size == pytest.approx(0.9)
+
+
+def test_of_equals_the_lower_loss_then_the_greater_saving_wins():
+    from prunecore_plugins.algorithms.netadapt.common import better
+
+    def made(value, loss, macs):
+        return Candidate(1, None, Recipe(), Cost(macs, 1), 0.5, Score("accuracy", value, loss, 9))
+
+    order = [made(0.9, 0.3, 9), made(0.9, 0.3, 5), made(0.9, 0.2, 9), made(0.8, 0.1, 1)]
+    assert sorted(order, key=better) == [order[2], order[1], order[0], order[3]]
+
+
+def test_exact_with_top_n_tries_the_best_until_they_do_worse_than_the_next():
+    world = World()
+    run(world, 0.15, exact=True, top_n=1)
+    tried = [[next(iter(p.kept)) for p in asked] for asked in world.rounds[::2]]
+    assert tried[0] == ["a", "b", "c"]
+    # the second cut of a costs 0.02 in all, as much as the first of b: not worse yet; the third costs more
+    assert tried[1] == ["a"]
+    flat = [[next(iter(p.kept)) for p in asked] for asked in world.rounds if asked[0].trial]
+    assert flat.count(["a", "b", "c"]) >= 2
+
+
+def test_fast_ranks_without_training_and_tunes_only_the_best_sets():
+    world = World()
+    run(world, 0.1, warm_start=0.0, finalists=2, joint=1, batches=8)
+    ranking, first, second, step = world.rounds[:4]
+    assert [list(p.kept) for p in ranking] == [[], ["a"], ["b"], ["c"]]  # the network before the round is measured too
+    assert all((p.tune, p.images, p.calibration) == (None, 512, 256) for p in ranking)
+    assert [(list(p.kept), p.tune, p.batches) for p in first] == [(["a"], "retraining", 2), (["b"], "retraining", 2)]
+    assert [(list(p.kept), p.batches) for p in second] == [(["a"], 8)]
+    assert [(list(p.kept), p.trial) for p in step] == [(["a"], False)]
+
+
+def test_fast_ranks_again_what_is_near_the_last_cut_and_everything_now_and_then():
+    world = World(near={"a": ("b",), "b": ("a",)})
+    run(world, 0.2, warm_start=0.0, finalists=1, joint=1, refresh=3)
+    ranked = [[next(iter(p.kept), "") for p in r] for r in world.rounds if r[0].tune is None]
+    assert ranked[0] == ["", "a", "b", "c"]
+    assert ranked[1] == ["", "a", "b"]
+    assert ranked[2] == ["", "a", "b"]
+    assert ranked[3] == ["", "a", "b", "c"]
+
+
+def test_a_warm_start_is_one_planned_cut():
+    world = World()
+    run(world, 0.2, warm_start=0.5)
+    assert [(list(p.kept), p.trial, p.reduce) for p in world.rounds[0]] == [(["c"], False, 0.1)]
+
+
+def test_aligning_comes_first_and_is_all_where_nothing_is_to_be_removed():
+    world = World()
+    world.plan = lambda candidate, reduce: Proposal({"c": np.arange(8)}, candidate.number, reduce)
+    chosen = run(world, 0.0, target={"align_all": True, "multiple_of": 8})
+    assert (len(world.rounds), world.widths[chosen.number]["c"]) == (1, 8)
+
+
+def cut(block, saved, near=()):
+    return BlockCut(block, {block: np.arange(3)}, 4, 3, 1.0 - saved, near)
+
+
+def sets(cuts, prices, *, joint=4, finalists=1, budget=1.0, goal=0.0):
+    base = Candidate(0, nn.Identity(), Recipe(), Cost(1, 1), 1.0)
+    options = NetAdapt.Options(joint=joint, finalists=finalists, budget=budget)
+    return [s.blocks for s in cut_sets(base, cuts, prices, options, goal=goal)]
+
+
+def test_sets_take_the_cheapest_that_are_apart_within_the_budget():
+    cuts = [cut("a", 0.04), cut("b", 0.04, near=("a",)), cut("c", 0.04), cut("d", 0.04)]
+    prices = {"a": 0.4, "b": 0.1, "c": 0.2, "d": 0.3}
+    assert sets(cuts, prices) == ["b, c, d"]  # a is near b
+    assert sets(cuts, prices, budget=0.09) == ["b, c"]
+    assert sets(cuts, prices, joint=1, finalists=3) == ["b", "c", "d"]
+
+
+def test_of_cuts_that_gain_the_larger_one_wins():
+    """A ratio of loss to saving would take the smaller one."""
+    assert sets([cut("small", 0.01), cut("large", 0.05)], {"small": -0.5, "large": -0.4}, joint=1) == ["large"]
+
+
+def test_a_failed_trial_drops_its_block_and_all_failed_is_an_error():
+    world = World(fails=["a"])
+    chosen = run(world, 0.1, exact=True)
+    assert world.widths[chosen.number]["a"] == 10
+    with pytest.raises(ConfigError, match=r"every trial of a round failed, the first: error: broken"):
+        run(World(fails=["a", "b", "c"]), 0.1, exact=True)

@@ -19,10 +19,16 @@ if TYPE_CHECKING:
 @click.option("--algo", metavar="A", help="Algorithm: see `prune plugins`.")
 @click.option("--criterion", metavar="C", help="Criterion of a multi-stage algorithm or search.")
 @click.option("--graph", metavar="G", help="Graph engine.")
-@click.option("--model", metavar="SPEC", help="torchvision:NAME, timm:NAME, python:FILE.py:CALLABLE, run:DIR, demo.")
+@click.option(
+    "--model",
+    metavar="SPEC",
+    help="torchvision:NAME, timm:NAME, python:FILE.py:CALLABLE, pth:FILE, interface:FILE, run:DIR, demo.",
+)
 @click.option("--weights", type=click.Path(path_type=Path), help="State dict (.pth or .safetensors) for --model.")
 @click.option(
-    "--data", metavar="SPEC", help="digits, fashion-mnist[:DIR], csv:PATH, folder:PATH, python:FILE.py:CALLABLE."
+    "--data",
+    metavar="SPEC",
+    help="digits, fashion-mnist[:DIR], csv:PATH, segmentation:PATH, folder:PATH, python:FILE.py:CALLABLE.",
 )
 @click.option("-P", "reduce", type=float, metavar="P", help="Fraction of the measure to remove, in [0, 1).")
 @click.option("--out", type=click.Path(path_type=Path), help="Directory of the run; must not hold another.")

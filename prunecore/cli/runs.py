@@ -15,9 +15,9 @@ import click
 def command(directory: Path, as_json: bool) -> None:
     """List the runs in and below a directory: finished, running, or stopped (`prune run --resume` goes on with those)."""
     from prunecore.report.tables import plain_table
-    from prunecore.run.directory import CONFIG
+    from prunecore.run.directory import CONFIG, is_run
 
-    found = [_described(path.parent) for path in sorted(directory.rglob(CONFIG))]
+    found = [_described(path.parent) for path in sorted(directory.rglob(CONFIG)) if is_run(path.parent)]
     if as_json:
         click.echo(json.dumps(found, indent=2))
     elif not found:
@@ -30,6 +30,7 @@ def command(directory: Path, as_json: bool) -> None:
 
 def _described(path: Path) -> dict[str, Any]:
     from prunecore.config.reader import read_yaml
+    from prunecore.config.schema import Spec
     from prunecore.errors import PrunecoreError
     from prunecore.run.directory import CONFIG, JOURNAL, finished, is_locked
     from prunecore.run.journal import Journal
@@ -39,19 +40,15 @@ def _described(path: Path) -> dict[str, Any]:
     run |= {"run": str(path), "state": "running" if is_locked(path) else "stopped"}
     try:
         settings = read_yaml(path / CONFIG)
-        model = settings.get("model") or {}
-        run |= {
-            "algorithm": settings.get("algorithm"),
-            "model": f"{model.get('kind')}:{model.get('source') or ''}".rstrip(":"),
-        }
+        run |= {"algorithm": settings.get("algorithm"), "model": str(Spec.model_validate(settings.get("model")))}
         records = Journal(path / JOURNAL, writes=False).records
         if records:
             run |= {"stage": records[-1].get("name"), "time": spell_time(max(float(r.get("at", 0)) for r in records))}
         result = finished(path)
         if result is not None:
             run |= {"state": "finished", **{key: result[key] for key in ("size", "val_accuracy", "time")}}
-    except (PrunecoreError, ValueError, KeyError) as error:
-        run["state"] = f"damaged: {error}"
+    except (PrunecoreError, OSError, ValueError, LookupError, TypeError) as error:
+        run["state"] = f"damaged: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
     return run
 
 

@@ -79,6 +79,11 @@ def _is_ours(name: str) -> bool:
     return name == LOCK or (name.startswith(".") and name.endswith(TEMPORARY))
 
 
+def is_run(path: Path) -> bool:
+    """Whether a run was started there; other tools have a file of that name too."""
+    return (path / CONFIG).is_file() and any((path / name).exists() for name in (LOCK, JOURNAL, RESULT))
+
+
 def make(path: Path) -> None:
     """Make the directory, where it is not there."""
     try:

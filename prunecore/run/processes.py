@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from prunecore.errors import PrunecoreError
+
 LIMIT = timedelta(hours=2)  # longer than any stage of its own that one process may be behind by
+_ASIDE = timedelta(seconds=5)  # for the question whether the others are still there
 _MARKS = ("RANK", "WORLD_SIZE", "MASTER_ADDR")
 
 
@@ -60,9 +64,42 @@ def joined(device: str) -> Iterator[World]:
     already = torch.distributed.is_initialized()
     if not already:
         PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=LIMIT)
+    world = World(torch.distributed.get_rank(), torch.distributed.get_world_size())
+    if already:
+        yield world
+        return
+    aside = torch.distributed.new_group(backend="gloo", timeout=_ASIDE)  # apart from what the others may be waiting in
     try:
-        yield World(torch.distributed.get_rank(), torch.distributed.get_world_size())
+        yield world
+    except Exception as error:
+        other = _told_once(error, world, aside)
+        if other is None:
+            raise
+        raise other from error
     finally:
-        if not already:
-            torch.distributed.destroy_process_group()
-            PartialState._reset_state()
+        torch.distributed.destroy_process_group()
+        PartialState._reset_state()
+
+
+def _told_once(error: Exception, world: World, aside: Any) -> BaseException | None:
+    """What a process ends with in place of `error`, so that one of them says why: that which failed, or the first of them."""
+    expected = isinstance(error, PrunecoreError)
+    if expected and world.first:
+        return None
+    if not (expected or isinstance(error, RuntimeError)) or not _others_ended(aside):
+        return None
+    if world.first:
+        return PrunecoreError("another process of this run has ended, see what it says; then --resume")
+    return SystemExit(error.exit_code if isinstance(error, PrunecoreError) else 1)
+
+
+def _others_ended(aside: Any) -> bool:
+    """Whether a process that one waits for has gone, or has failed as well; those that are at work do not answer in time."""
+    import torch.distributed
+
+    asked = time.monotonic()
+    try:
+        torch.distributed.barrier(aside)
+    except RuntimeError:
+        return time.monotonic() - asked < _ASIDE.total_seconds() / 2
+    return True

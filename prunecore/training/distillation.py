@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from prunecore.types import Task
 
 _SMALL = 1e-12
+# dims behind that of the channels in what a layer returns
 _SPATIAL: dict[type[nn.Module], int] = {
     nn.Conv1d: 1,
     nn.Conv2d: 2,
     nn.Conv3d: 3,
     nn.Linear: 0,
-}  # dims behind the channels
+}
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,8 +5,8 @@
 
 The server has imported what a run imports (that takes longer than the runs of these tests) and computed nothing.
 A request: argv (of `prune`), cwd, log (a file for both outputs), fault (see FAULTS), or none. Answers: `{"pid": …}` at once,
-then `{"code": …, "cpu": seconds}`, the code as of `subprocess`. The product knows nothing of this: what is wrapped here is
-wrapped in the process that dies.
+then `{"ends": [[code, seconds], …]}`, the code as of `subprocess`, the seconds of the processor. The product knows nothing of
+this: what is wrapped here is wrapped in the process that dies.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import resource
 import signal
 import sys
+import time
 import types
 from collections.abc import Callable
 from contextlib import suppress
@@ -146,12 +147,32 @@ def limit(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
+def late(seconds: float) -> None:
+    """Read what other processes write later than they, as on a machine that is busy."""
+    from prunecore.run.journal import Journal
+    from prunecore.training import loop
+
+    begin, read_state = Journal.__init__, loop.read_state
+
+    def begun_late(self: Journal, path: Any, **more: Any) -> None:
+        time.sleep(seconds)
+        begin(self, path, **more)
+
+    def read_late(path: Any) -> Any:
+        time.sleep(seconds)
+        return read_state(path)
+
+    Journal.__init__ = begun_late  # type: ignore[method-assign]
+    loop.read_state = read_late
+
+
 FAULTS: dict[str, Callable[..., None]] = {
     "append": at_append,
     "write": at_write,
     "epoch": at_epoch,
     "full": full,
     "limit": limit,
+    "late": late,
 }
 
 
@@ -209,14 +230,27 @@ def answer(value: dict[str, Any]) -> None:
 
 
 def forked(request: dict[str, Any]) -> None:
-    pid = os.fork()
-    if not pid:
-        os.setsid()
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        serve(request)
-    answer({"pid": pid})
+    """In a process of its own; as a launcher would where `processes` are asked for, of which that of `rank` meets the fault."""
+    count = request.get("processes", 1)
+    pids = []
+    for rank in range(count):
+        pids.append(os.fork())
+        if not pids[-1]:
+            os.setsid()
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            if count > 1:
+                address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": request["port"], "WORLD_SIZE": count}
+                os.environ.update({k: str(v) for k, v in {**address, "RANK": rank, "LOCAL_RANK": rank}.items()})
+            log = f"{request['log']}.{rank}" if rank else request["log"]
+            serve({**request, "log": log, "fault": request.get("fault") if rank == request.get("rank", 0) else None})
+    answer({"pid": pids[0]})
+    answer({"ends": [ended(pid) for pid in pids]})
+
+
+def ended(pid: int) -> tuple[int, float]:
+    """Its code, and the seconds of the processor that it took, when it has ended."""
     _, status, usage = os.wait4(pid, 0)
-    answer({"code": os.waitstatus_to_exitcode(status), "cpu": usage.ru_utime + usage.ru_stime})
+    return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
 
 
 def server() -> None:

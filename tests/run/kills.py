@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -91,8 +92,8 @@ class Server:
         pid: int = self._answer()["pid"]
 
         def end() -> Ended:
-            answer = self._answer()
-            return Ended(answer["code"], log.read_text() if log.exists() else "", answer["cpu"])
+            (code, cpu), *_ = self._answer()["ends"]
+            return Ended(code, log.read_text() if log.exists() else "", cpu)
 
         try:
             yield pid, end
@@ -100,11 +101,27 @@ class Server:
             for left in session(pid):
                 left.kill()
 
+    def launched(self, argv: Sequence[str], fault: Fault | None = None, *, rank: int = 0) -> list[Ended]:
+        """`prune ARGV` in two processes, as a launcher starts them; one of them meets the fault."""
+        logs = [self._scratch / "log", self._scratch / "log.1"]
+        request = {"argv": list(argv), "cwd": str(self._scratch), "log": str(logs[0]), "fault": fault, "rank": rank}
+        self._ask({**request, "processes": 2, "port": free_port()})
+        pid = self._answer()["pid"]
+        ends = self._answer()["ends"]
+        assert session(pid) == []
+        return [Ended(code, log.read_text(), cpu) for (code, cpu), log in zip(ends, logs, strict=True)]
+
     def close(self) -> None:
         if self._process.stdin is not None and self._process.stdout is not None:
             self._process.stdin.close()
             self._process.stdout.close()
-        self._process.wait(10)
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:  # a run hangs
+            for left in psutil.Process(self._process.pid).children(recursive=True):
+                left.kill()
+            self._process.kill()
+            self._process.wait()
 
     def _ask(self, request: Mapping[str, Any]) -> None:
         assert self._process.stdin is not None
@@ -119,6 +136,13 @@ class Server:
         assert ready, f"no answer in {LIMIT:g} s"
         answer: dict[str, Any] = json.loads(self._process.stdout.readline())
         return answer
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
 
 
 def session(pid: int) -> list[psutil.Process]:

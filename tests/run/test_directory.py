@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -66,6 +74,74 @@ def test_a_second_process_is_refused_and_the_lock_is_dropped(tmp_path: Path) -> 
         pass
     with files.locked(tmp_path):
         pass
+
+
+HOLDER = """
+import os, pathlib, sys, time
+from prunecore.run.directory import locked
+with locked(pathlib.Path(sys.argv[1])):
+    if sys.argv[2:] == ["fork"] and not os.fork():
+        time.sleep(60)
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+"""
+
+
+@contextlib.contextmanager
+def held_elsewhere(path: Path, *how: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds the directory; with `fork`, one of its own is left when it is killed."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path), *how], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == f"{process.pid}\n"
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_process_that_holds_the_directory_refuses_others_at_once_and_killed_it_does_not(tmp_path: Path) -> None:
+    with held_elsewhere(tmp_path) as process:
+        began = time.monotonic()
+        with pytest.raises(RunDirectoryError, match="another process is running here"), files.locked(tmp_path):
+            pass
+        assert time.monotonic() - began < 1
+        assert files.is_locked(tmp_path)
+        process.kill()
+        process.wait()
+        assert not files.is_locked(tmp_path)
+        with files.locked(tmp_path):
+            assert files.is_locked(tmp_path)
+
+
+def test_a_fork_that_outlives_the_process_that_held_the_directory_does_not_hold_it(tmp_path: Path) -> None:
+    with held_elsewhere(tmp_path, "fork") as process:
+        assert files.is_locked(tmp_path)
+        process.kill()
+        process.wait()
+        os.killpg(process.pid, 0)  # the other one is still there
+        assert not files.is_locked(tmp_path)
+
+
+def test_looking_whether_a_directory_is_held_refuses_nobody(tmp_path: Path) -> None:
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            files.is_locked(tmp_path)
+
+    (tmp_path / ".lock").touch()
+    onlooker = threading.Thread(target=look)
+    onlooker.start()
+    try:
+        for _ in range(20):
+            with files.locked(tmp_path):
+                pass
+    finally:
+        stop.set()
+        onlooker.join(5)
 
 
 def test_the_first_free_directory(tmp_path: Path) -> None:

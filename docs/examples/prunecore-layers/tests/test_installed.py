@@ -95,6 +95,13 @@ def test_code_runs_only_from_a_trusted_directory(tmp_path: Path) -> None:
     assert torch.equal(model(torch.tensor([-3.0])), torch.tensor([9.0]))
 
 
+def test_code_of_a_module_is_found_wherever_the_description_lies(tmp_path: Path) -> None:
+    (tmp_path / "squares_of.py").write_text(CODE)
+    (tmp_path / "run").mkdir()
+    path = written(tmp_path / "run", [{"type": "code", "call": "squares_of:Square"}])
+    assert torch.equal(loaded(path, trust_code=(tmp_path,)).model(torch.tensor([4.0])), torch.tensor([16.0]))
+
+
 def test_code_with_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "weighty.py").write_text("from torch import nn\n\ndef layer():\n    return nn.Linear(2, 2)\n")
     with pytest.raises(prunecore.ModelError, match="without tensors"):

@@ -9,7 +9,8 @@ import click
 TEMPLATE = """\
 # A run of prunecore: `prune run -c {name}`. Every key is optional but `model` and `data`; unknown keys are refused.
 
-model: demo                   # torchvision:resnet50 | timm:NAME | python:net.py:build | pth:FILE | interface:FILE | run:DIR; a mapping takes options:
+model: demo                   # torchvision:resnet50 | timm:NAME | python:net.py:build | pth:FILE | interface:FILE | run:DIR
+# a mapping takes options:
 # model: {{spec: "torchvision:resnet50", weights: DEFAULT, num_classes: 10}}
 data: digits                  # fashion-mnist[:DIR] | csv:PATH | segmentation:PATH | folder:PATH | python:task.py:build
 

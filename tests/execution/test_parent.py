@@ -58,14 +58,14 @@ def test_ctrl_c_ends_the_workers_within_the_limit(start: Start) -> None:
     _, errors = parent.communicate(timeout=5)
     assert parent.returncode == -signal.SIGINT
     assert errors.count("Traceback") == 1  # the parent's
-    assert all(gone(pid, 0.1) for pid in pids)
+    assert all(gone(pid, 2.0) for pid in pids)
 
 
 def test_a_session_that_nobody_closes_ends_with_python(start: Start) -> None:
     parent, pids = start("unclosed")
     assert parent.communicate(timeout=5) == ("", "")
     assert parent.returncode == 0
-    assert all(gone(pid, 0.1) for pid in pids)
+    assert all(gone(pid, 2.0) for pid in pids)
 
 
 @pytest.mark.nightly

@@ -210,14 +210,14 @@ def test_a_trial_that_fails_has_no_score_and_the_search_goes_on(
     assert ["score" in t for t in since.values()] == [True, False, True, False, True, True, True, True]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_trial_that_takes_too_long_is_given_up_and_not_tried_again(tmp_path: Path, ask: Path) -> None:
     (ask / "sleep.1").touch()
-    carried_out(tmp_path / "run", executor=local(1, retries=0, limits=Limits(job=4)))
+    carried_out(tmp_path / "run", executor=local(1, retries=0, limits=Limits(job=12)))
     found = trials(tmp_path / "run")
     assert ["score" in t for t in found.values()][:4] == [True, False, True, True]
     assert found["value trial-2"]["fault"] == "timeout"
-    assert "took longer than 4 s" in found["value trial-2"]["message"]
+    assert "took longer than 12 s" in found["value trial-2"]["message"]
     whole = bytes_of(tmp_path / "run")
     stopped_after_trials(tmp_path / "run")
     again = carried_out(tmp_path / "run", resume=True)

@@ -107,11 +107,16 @@ def test_killed_when_the_last_training_is_recorded_its_last_state_does_not_stay_
             ["full", 7, "line"],
             "journal.jsonl: cannot be written: No space left on device; free some space, then --resume",
         ),
-        (
+        pytest.param(
             ["full", 6, "file"],
             ".safetensors: not written, the disk is full; free some space or choose another --out, then",
+            marks=pytest.mark.nightly,
         ),
-        (["limit", 30_000], ".partial.pt: not written, File too large; free some space or choose another --out, then"),
+        pytest.param(
+            ["limit", 30_000],
+            ".partial.pt: not written, File too large; free some space or choose another --out, then",
+            marks=pytest.mark.nightly,
+        ),
     ],
 )
 def test_without_space_a_run_ends_with_one_line_and_goes_on_when_there_is_some(

@@ -205,6 +205,10 @@ class Cost:
     macs: int
     params: int
 
+    def of(self, measure: Measure) -> int:
+        """What `measure` counts; MACs stand in for what only a network itself shows."""
+        return self.params if measure == "params" else self.macs
+
 
 # ---------------------------------------------------------------- evidence, plan, surgery
 

@@ -10,7 +10,7 @@ from torch import nn
 from prunecore.errors import ModelError
 from prunecore.export.checking import TOLERANCE, Exported, compared, reason, remarks, runner, subject_of
 from prunecore.files import write_json, write_whole
-from prunecore.run.directory import RECIPE
+from prunecore.run.directory import RECIPE, state_of
 from prunecore.surgery import apply_recipe, copy_model, recipe_from_dict, recipe_to_dict
 from prunecore.types import ExampleInputs, Recipe
 
@@ -32,8 +32,7 @@ def export_safetensors(
     from safetensors.torch import load, save
 
     subject = subject_of(model, inputs)
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in subject.model.state_dict().items()}
-    data, told = save(state), recipe_to_dict(recipe)
+    data, told = save(state_of(subject.model)), recipe_to_dict(recipe)
     rebuilt = apply_recipe(
         copy_model(original).to(subject.device), recipe_from_dict(json.loads(json.dumps(told)))
     ).eval()

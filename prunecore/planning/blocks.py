@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunecore.measure.cost import CostModel
 from prunecore.planning.bundles import bundles_of
 from prunecore.planning.limits import limits_of
 from prunecore.planning.ranking import rank
@@ -71,12 +70,6 @@ def block_cuts(
         cut = BlockCut(bundle.names[0], kept, before, int(bundle.ladder[level, 0]), float(sizes[level]), near[number])
         found.append(cut)
     return tuple(found)
-
-
-def size_of(graph: DependencyGraph, kept: Mapping[str, Indices], measure: Measure, whole: float) -> float:
-    """What would be left of the measure with these channels kept, by the cost model."""
-    cost = CostModel(graph).cost({name: len(index) for name, index in kept.items()})
-    return float(cost.params if measure == "params" else cost.macs) / whole
 
 
 def _level(bundle: Bundle, sizes: Any, delta: float, goal: float) -> int:

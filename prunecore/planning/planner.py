@@ -124,7 +124,7 @@ class _Problem:
         if original is None:
             macs, params = Space(graph, (), measure).both(np.empty(0, dtype=np.int64))
             original = Cost(macs, params)
-        total = float(original.params if measure == "params" else original.macs)
+        total = float(original.of(measure))
         # an empty network has nothing to remove, and nothing to divide by
         return cls(free, space, max(total, 1.0), (1.0 - target.reduce + 1e-12) * max(total, 1.0))
 

@@ -14,6 +14,7 @@ from prunecore.execution import Job, Outcome, Setup
 from prunecore.measure import CostModel
 from prunecore.planning import BlockCut
 from prunecore.run.context import Run
+from prunecore.run.directory import state_of
 from prunecore.run.rounds import Analysis, Workshop
 from prunecore.run.steps import round_of
 from prunecore.run.trials import TrialJob, TrialResult, build_state, try_proposal
@@ -109,9 +110,8 @@ class Candidates:
         missing = [(n, p) for n, p in proposals if records[n] is None]
         if missing:
             self._it.emit({"event": "trials", "count": len(missing)})
-            weights: dict[
-                int, Mapping[str, Tensor]
-            ] = {}  # one copy for all trials that are cut from the same candidate
+            # one copy for all trials that are cut from the same candidate
+            weights: dict[int, Mapping[str, Tensor]] = {}
             self._workers().run([self._job(n, p, weights) for n, p in missing], on_outcome=self._record)
             records |= {n: journal.find("value", f"trial-{n}") for n, _ in missing}
         found = {n: self._candidate(n, records[n] or {}) for n, p in proposals}
@@ -137,7 +137,7 @@ class Candidates:
         teachers = [self._start] if self._it.config.distillation is not None and proposal.tune is not None else []
         for candidate in (base, *teachers):
             if candidate.number not in weights:
-                weights[candidate.number] = weights_of(candidate)
+                weights[candidate.number] = state_of(candidate.model)
         graph = self.workshop.graph(base)
         job = TrialJob(
             proposal,
@@ -165,7 +165,7 @@ class Candidates:
     def _candidate(self, number: int, record: Mapping[str, Any]) -> Candidate:
         facts = record["data"]
         cost = Cost(**facts["cost"])
-        size = (cost.params if self._it.target.measure == "params" else cost.macs) / self._it.bench.whole
+        size = cost.of(self._it.target.measure) / self._it.bench.whole
         score = Score(**facts["score"]) if "score" in facts else None
         notes = (f"{facts['fault']}: {facts['message']}",) if "fault" in facts else ()
         return Candidate(number, None, Recipe(), cost, size, score, notes=notes, facts=facts)
@@ -177,11 +177,6 @@ def _lists(kept: Mapping[str, Indices]) -> dict[str, list[int]]:
 
 def _indices(kept: Mapping[str, Sequence[int]]) -> dict[str, Indices]:
     return {name: np.asarray(index, dtype=np.int64) for name, index in kept.items()}
-
-
-def weights_of(candidate: Candidate) -> dict[str, Any]:
-    """The state dict on the CPU, each tensor with storage of its own."""
-    return {name: value.detach().cpu().clone() for name, value in candidate.model.state_dict().items()}
 
 
 def accepted(base: Candidate, candidate: Candidate) -> dict[str, Any]:

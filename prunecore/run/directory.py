@@ -28,8 +28,12 @@ def write_weights(path: Path, model: nn.Module) -> None:
     """The state dict of `model` as safetensors; tensors that share memory are written once a name."""
     from safetensors.torch import save
 
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    write_whole(path, lambda file: file.write(save(state)))
+    write_whole(path, lambda file: file.write(save(state_of(model))))
+
+
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict on the CPU, each tensor contiguous and with storage of its own."""
+    return {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

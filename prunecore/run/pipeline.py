@@ -35,7 +35,7 @@ from prunecore.run.steps import fine_tune, round_of, score
 from prunecore.surgery import apply_recipe, compose, recipe_to_dict
 from prunecore.training import derive_seed, evaluate, fit_epochs, resolve_device
 from prunecore.training.data import length_of
-from prunecore.types import Candidate, Certificate, LoadedModel, Phase, Recipe, Target, Task
+from prunecore.types import Candidate, Certificate, Cost, LoadedModel, Phase, Recipe, Target, Task
 
 if TYPE_CHECKING:
     from prunecore.config.schema import RunConfig
@@ -256,16 +256,15 @@ def size_total(loaded: LoadedModel, chosen: Candidate, target: Target) -> float:
     original = loaded.provenance.get("original")
     if original is None:
         return chosen.size
-    if target.measure == "params":
-        return chosen.cost.params / int(original["params"])
-    return chosen.cost.macs / int(original["macs"])
+    whole = Cost(int(original["macs"]), int(original["params"]))
+    return chosen.cost.of(target.measure) / whole.of(target.measure)
 
 
 def save(it: Run, chosen: Candidate, result: Mapping[str, Any], out: Path) -> None:
     """Write the network, its recipe, the loader's own format, the metrics and, last of all, `result.json`."""
     files.write_weights(out / files.WEIGHTS, chosen.model)
     # on disk a recipe is relative to the original class, also where runs are chained
-    recipe = compose(it.loaded.recipe, chosen.recipe) if it.loaded.recipe.slices else chosen.recipe
+    recipe = compose(it.loaded.recipe, chosen.recipe)
     write_json(out / files.RECIPE, recipe_to_dict(recipe))
     it.hook.prune_save_model(loaded=it.loaded, pruned=chosen.model, recipe=recipe, result=result, directory=out)
     rows = ["stage,metric,value,loss,images"]

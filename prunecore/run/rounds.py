@@ -73,7 +73,7 @@ def measured(model: nn.Module, inputs: ExampleInputs, cost: Cost, measure: Measu
     """The target's measure of `model`, whose MACs and params by our own convention are `cost`."""
     if measure == "ptflops":
         return float(ptflops_cost(model, inputs).macs)
-    return float(cost.params if measure == "params" else cost.macs)
+    return float(cost.of(measure))
 
 
 def trace(hook: Any, model: nn.Module, inputs: ExampleInputs) -> DependencyGraph:
@@ -292,7 +292,7 @@ class Workshop:
 
 def apply(candidate: Candidate, made: Cut) -> Recipe:
     """The recipe relative to the network as loaded."""
-    return compose(candidate.recipe, made.recipe) if candidate.recipe.slices else made.recipe
+    return compose(candidate.recipe, made.recipe)
 
 
 def unprunable_of(graph: DependencyGraph, frozen: Mapping[str, str]) -> tuple[Unprunable, ...]:

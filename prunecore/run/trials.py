@@ -19,7 +19,7 @@ from prunecore.errors import OutOfMemory, PrunecoreError
 from prunecore.registry import build_manager
 from prunecore.run.defaults import DefaultSurgery
 from prunecore.run.loading import load_model, load_task
-from prunecore.surgery import apply_recipe
+from prunecore.surgery import apply_recipe, compose
 from prunecore.training import Teacher, derive_seed, evaluate, fine_tune, recalibrate, subset
 from prunecore.training.data import length_of
 from prunecore.types import Proposal, Recipe, Score
@@ -134,14 +134,11 @@ def _tuned(state: TrialState, job: TrialJob, model: nn.Module, step: Recipe, see
 
 
 def _teacher(state: TrialState, job: TrialJob, step: Recipe) -> Teacher | None:
-    from prunecore.surgery import compose
-
     if state.config.distillation is None or job.teacher is None:
         return None
     network = apply_recipe(state.loaded.model, Recipe())
     network.load_state_dict(job.teacher)
-    recipe = compose(job.recipe, step) if job.recipe.slices else step
-    return Teacher(network, state.config.distillation, recipe)
+    return Teacher(network, state.config.distillation, compose(job.recipe, step))
 
 
 def _halved(config: RunConfig) -> RunConfig:

@@ -110,6 +110,8 @@ def compose(first: Recipe, second: Recipe) -> Recipe:
 
     Raises ModelError where `second` was not made for the network that `first` ends with.
     """
+    if not first.slices:  # nothing was cut yet
+        return second
     return Recipe(
         slices=_compose_slices(first, second),
         attributes=_compose_attributes(first, second),

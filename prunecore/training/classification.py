@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from prunecore.errors import ModelError
 from prunecore.training.data import collate
+from prunecore.training.forward import main_output
 from prunecore.training.metrics import Reading, mean_where
 from prunecore.types import Task
 
@@ -59,8 +60,8 @@ def classification_task(
 
 
 def logits_of(outputs: Any) -> Tensor:
-    """The main logits: networks with auxiliary heads return a tuple with a field `logits` in training."""
-    logits: Tensor = getattr(outputs, "logits", outputs)
+    """The main logits, where a network returns auxiliary ones too."""
+    logits: Tensor = main_output(outputs, "logits")
     return logits
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from prunecore.config.training import DistillationSettings
 from prunecore.errors import ConfigError, TrainingError, listing
-from prunecore.training.forward import call, shapes, tensors_in
+from prunecore.training.forward import call, main_output, shapes, tensors_in
 from prunecore.types import Recipe
 
 if TYPE_CHECKING:
@@ -108,12 +108,7 @@ class _Features:
 
 def main_tensor(outputs: Any) -> Tensor:
     """The predictions among what a network returns: the tensor itself, `logits`, `out`, or the first tensor."""
-    named = outputs if isinstance(outputs, Mapping) else vars(outputs) if hasattr(outputs, "__dict__") else {}
-    for key in ("logits", "out"):
-        found = named.get(key, getattr(outputs, key, None))
-        if isinstance(found, Tensor):
-            return found
-    first = next(tensors_in(outputs), None)
+    first = next(tensors_in(main_output(outputs, "logits", "out")), None)
     if first is None:
         raise TrainingError(f"distillation: the network returns {type(outputs).__name__} without a tensor")
     return first

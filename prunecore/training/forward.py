@@ -76,6 +76,17 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
         yield from chain.from_iterable(tensors_in(v) for v in value)
 
 
+def main_output(outputs: Any, *names: str) -> Any:
+    """The predictions among what a network returns: the tensor under the first of `names` that it has as a key or a field, else
+    `outputs` itself. Networks with auxiliary heads return several in training.
+    """
+    for name in names:
+        found = outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
+        if isinstance(found, Tensor):
+            return found
+    return outputs
+
+
 def shapes(value: Any) -> str:
     """`(64, 3, 32, 32)`, or several of them, for a message."""
     return ", ".join(str(tuple(t.shape)) for t in tensors_in(value)) or type(value).__name__

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from prunecore.training.data import collate
+from prunecore.training.forward import main_output
 from prunecore.training.metrics import Reading, mean_where
 from prunecore.types import Task
 
@@ -75,11 +76,7 @@ def _cross_entropy(logits: Any, targets: Tensor, num_classes: int, ignore_index:
 
 def _main(outputs: Any) -> Any:
     """The main head's logits."""
-    if isinstance(outputs, Mapping) and "out" in outputs:
-        return outputs["out"]
-    if isinstance(outputs, Mapping) and "logits" in outputs:
-        return outputs["logits"]
-    return getattr(outputs, "logits", outputs)
+    return main_output(outputs, "out", "logits")
 
 
 def _scaled(logits: Any, targets: Tensor, num_classes: int) -> Tensor:

@@ -25,11 +25,10 @@ _FEW = 4  # the part of the batches that comes first, where sets are halved
 
 @dataclass(frozen=True, eq=False)
 class CutSet:
-    """Blocks that are cut together. saved: part of the measure. price: loss that they cost apart, by their ranks."""
+    """Blocks that are cut together. saved: part of the measure."""
 
     cuts: tuple[BlockCut, ...]
     saved: float
-    price: float
 
     @property
     def blocks(self) -> str:
@@ -112,7 +111,7 @@ def _greedy(
         saved += saves
         if len(taken) == most or saved >= room:
             break
-    return CutSet(tuple(taken), saved, sum(prices[c.block] for c in taken)) if taken else None
+    return CutSet(tuple(taken), saved) if taken else None
 
 
 def _chosen(

@@ -242,6 +242,7 @@ class Workshop:
         self._candidates = {start.number: start}
         self._analyses: dict[int, Analysis] = {}
         self._graphs = {start.number: bench.graph}
+        self._frozen: dict[int, Mapping[str, str]] = {start.number: {}}
         self.given_up: dict[str, str] = {}
 
     @property
@@ -259,10 +260,10 @@ class Workshop:
         return self._graphs[candidate.number]
 
     def analysis(self, candidate: Candidate) -> Analysis:
-        """The analysis of `candidate`; groups given up so far are frozen in it."""
+        """The analysis of `candidate`; groups given up by the time that it was made are frozen in it, whenever this is asked."""
         if candidate.number not in self._analyses:
             self._analyses[candidate.number] = analyse(
-                self.bench, candidate, self.graph(candidate), frozen=dict(self.given_up)
+                self.bench, candidate, self.graph(candidate), frozen=self._frozen[candidate.number]
             )
         return self._analyses[candidate.number]
 
@@ -287,6 +288,7 @@ class Workshop:
         """Keep a new candidate, and what had to be given up for it."""
         self._candidates[candidate.number] = candidate
         self.given_up.update(frozen)
+        self._frozen[candidate.number] = dict(self.given_up)
         return candidate
 
 

@@ -15,7 +15,7 @@ from prunecore.hookspecs import hookimpl
 from prunecore.measure import count
 from prunecore.registry import Choice, build_manager
 from prunecore.run.defaults import DefaultSurgery
-from prunecore.run.rounds import analyse, bench_of, cut, propose, trace, unprunable_of
+from prunecore.run.rounds import Workshop, analyse, bench_of, cut, propose, trace, unprunable_of
 from prunecore.types import Candidate, DependencyGraph, ExampleInputs, Recipe, Target
 
 INPUTS = ExampleInputs((torch.zeros(1, 3, 16, 16),))
@@ -106,3 +106,15 @@ def test_too_little_memory_ends_the_run_and_freezes_nothing() -> None:
     analysis = analyse(bench, start, bench.graph)
     with pytest.raises(OutOfMemory, match="not enough memory to cut the network: DefaultCPUAllocator"):
         cut(bench, start, analysis, propose(bench, start, analysis, 0.5))
+
+
+def test_what_is_given_up_later_changes_no_earlier_candidate_whenever_it_is_looked_at() -> None:
+    """A resumed run reads cuts back before it looks at the candidates that they were made of."""
+    manager = build_manager(CHOICES, defaults=(DefaultSurgery(),))
+    bench = bench_of(manager.hook, network(), INPUTS, Target(0.5), seed=0, task=None)
+    start = Candidate(0, network(), Recipe(), bench.original, 1.0)
+    workshop = Workshop(bench, start)
+    later = workshop.add(dataclasses.replace(start, number=1), {"1": "failed"})
+    assert dict(workshop.analysis(start).frozen) == {}
+    assert dict(workshop.analysis(later).frozen) == {"1": "failed"}
+    assert workshop.given_up == {"1": "failed"}

@@ -96,7 +96,7 @@ def parse(settings: Mapping[str, Any]) -> Parsed:
 
 def _hoist_reduce(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """`reduce` in the algorithm's own section stands in for a missing `target.reduce`."""
-    name = _section_name(settings, str(settings.get("algorithm", "")))
+    name = section_name(settings, str(settings.get("algorithm", "")))
     section = settings.get(name) if name else None
     if not isinstance(section, Mapping) or "reduce" not in section:
         return settings
@@ -106,7 +106,7 @@ def _hoist_reduce(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**settings, name: own, "target": merged}
 
 
-def _section_name(settings: Mapping[str, Any], plugin: str) -> str:
+def section_name(settings: Mapping[str, Any], plugin: str) -> str:
     """The key of `settings` that is the plugin's section, whatever its case, or an empty string."""
     wanted = ALIASES.get(plugin.lower(), plugin.lower())
     matches = (k for k in settings if k not in RunConfig.model_fields and ALIASES.get(k.lower(), k.lower()) == wanted)
@@ -138,7 +138,7 @@ def _choices(config: RunConfig) -> tuple[list[Choice], str, list[str]]:
         return choice
 
     def section_of(name: str) -> Mapping[str, Any]:
-        key = _section_name(config.sections, name)
+        key = section_name(config.sections, name)
         value = config.sections.get(key)
         if value is not None and not isinstance(value, Mapping):
             faults.append(f"{key}: expected a mapping of options (got {value!r})")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import yaml
 
-from prunecore.config.reader import LOCAL, Parsed
+from prunecore.config.reader import LOCAL, Parsed, section_name
 from prunecore.execution import ExecutionSettings
 from prunecore.execution.devices import worker_devices
 from prunecore.files import write_json, write_text
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from prunecore.config.schema import RunConfig
 
 _WARM_UP, _TIMED = 1, 4  # batches
+# keys of plugins that are named as `kind:source`; the others have a section of their own name
+_SPECS = {"loader": "model", "task": "data", "executor": "executor"}
 
 
 def run(parsed: Parsed, out: Path, *, listeners: Sequence[Any] = (), resume: bool = False) -> dict[str, Any]:
@@ -155,11 +157,13 @@ def try_one_batch(loaded: LoadedModel, task: Task, config: RunConfig, emit: Emit
 
 
 def config_text(parsed: Parsed) -> str:
-    """The resolved configuration as YAML."""
+    """The resolved configuration as YAML; paths in the options of plugins mean the same from any directory."""
     settings = parsed.config.model_dump(mode="json")
     for choice in parsed.choices:
-        if choice.role in {"loader", "task"}:  # with paths that mean the same from any directory
-            settings["model" if choice.role == "loader" else "data"] = {"kind": choice.name, **choice.section}
+        if choice.role in _SPECS:
+            settings[_SPECS[choice.role]] = {"kind": choice.name, **choice.section}
+        elif section := section_name(parsed.config.sections, choice.name):
+            settings[section] = dict(choice.section)
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 

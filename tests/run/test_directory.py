@@ -16,11 +16,14 @@ from typing import BinaryIO
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
+from prunecore.config.reader import parse
 from prunecore.errors import RunDirectoryError
 from prunecore.files import write_text, write_whole
 from prunecore.run import directory as files
+from prunecore.run.pipeline import config_text
 
 
 def test_a_directory_that_holds_another_run_is_refused(tmp_path: Path) -> None:
@@ -149,3 +152,24 @@ def test_the_first_free_directory(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "x").write_text("")
     assert files.free_directory(tmp_path / "demo").name == "demo-3"
+
+
+def test_paths_in_every_plugins_options_mean_the_same_from_any_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({}, "early.pt")
+    settings = {
+        "model": "demo",
+        "data": {"kind": "csv", "source": "data.csv"},
+        "algorithm": "LotteryTicket",
+        "LotteryTicket": {"n": 2, "rewind_to": "early.pt"},
+        "trackers": ["legacy-files"],
+        "legacy-files": {"log": "logs/log.csv", "start": 3},
+    }
+    written = yaml.safe_load(config_text(parse(settings)))
+    assert written["LotteryTicket"] == {"n": 2, "rewind_to": str(tmp_path / "early.pt")}
+    assert written["legacy-files"] == {"log": str(tmp_path / "logs/log.csv"), "start": 3}
+    assert written["data"] == {"kind": "csv", "source": str(tmp_path / "data.csv")}
+    monkeypatch.chdir("/")
+    assert yaml.safe_load(config_text(parse(written))) == written

@@ -192,3 +192,13 @@ def runs(loaded: LoadedModel) -> nn.Module:
     """The network after what every run does first: one forward."""
     check_forward(loaded.model, loaded.inputs)
     return loaded.model
+
+
+def first(content: Mapping[str, Any]) -> Any:
+    """The first entry of its resize list."""
+    return content["pruning"]["summary"]["resize"][0]
+
+
+def resize(content: Mapping[str, Any]) -> Any:
+    """Its resize list."""
+    return content["pruning"]["summary"]["resize"]

@@ -9,22 +9,18 @@ import pytest
 import torch
 from prunecore_plugins.loaders.interface.segments import digest
 
-from tests.plugins.loaders.interface_files import changed, foreign, interface, loader, ours, refused, save, write
+from tests.plugins.loaders.interface_files import (
+    changed,
+    foreign,
+    interface,
+    loader,
+    ours,
+    refused,
+    resize,
+    save,
+    write,
+)
 from tests.plugins.loaders.interface_nets import build, cut
-
-
-@pytest.fixture
-def theirs(tmp_path):
-    return foreign(tmp_path / "i.pt", cut("plain"), "old")
-
-
-def first(content):
-    return content["pruning"]["summary"]["resize"][0]
-
-
-def resize(content):
-    return content["pruning"]["summary"]["resize"]
-
 
 # ---------------------------------------------------------------- wrong types at every level
 

@@ -11,22 +11,8 @@ from prunecore_plugins.loaders.interface.names import bracketed, owner, parsed
 from torch import nn
 
 from prunecore import ModelError
-from tests.plugins.loaders.interface_files import changed, foreign, interface, refused, write
+from tests.plugins.loaders.interface_files import changed, first, interface, refused, write
 from tests.plugins.loaders.interface_nets import cut
-
-
-@pytest.fixture
-def theirs(tmp_path):
-    return foreign(tmp_path / "i.pt", cut("plain"), "old")
-
-
-def first(content):
-    return content["pruning"]["summary"]["resize"][0]
-
-
-def resize(content):
-    return content["pruning"]["summary"]["resize"]
-
 
 # ---------------------------------------------------------------- names
 

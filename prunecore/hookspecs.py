@@ -172,4 +172,7 @@ def prune_executor() -> Executor | None:
 
 @hookspec
 def prune_event(event: Mapping[str, Any]) -> None:
-    """Told to all: trackers, progress, notebooks. `event["event"]` names it; the rest is plain values."""
+    """Told to all: trackers, progress, notebooks. `event["event"]` names it; the rest is plain values.
+
+    `loaded` and `accepted` also carry the network as `model`, which must be left as it is.
+    """

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from prunecore import __version__
+from prunecore.cli.interrupt import interruptible
 from prunecore.errors import ForwardError, PrunecoreError
 
 COMMANDS = {
@@ -66,7 +67,9 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         # without standalone mode click returns the code of an Exit; commands themselves return None
-        sys.exit(cli(standalone_mode=False) or 0)
+        with interruptible():
+            code = cli(standalone_mode=False) or 0
+        sys.exit(code)
     except click.ClickException as error:
         error.show()
         sys.exit(2)

@@ -100,11 +100,13 @@ def command(
 def _shown(parsed: Parsed, directory: Path, *, resume: bool) -> None:
     """The run, with what it says on the terminal."""
     from prunecore.cli.console import Console
+    from prunecore.cli.interrupt import interruptible
     from prunecore.run.pipeline import run
 
     with Console(directory) as console:
         try:
-            result = run(parsed, directory, listeners=(console,), resume=resume)
+            with interruptible():
+                result = run(parsed, directory, listeners=(console,), resume=resume)
         except KeyboardInterrupt:
             console.stopped()
             raise click.exceptions.Exit(1) from None

@@ -110,7 +110,7 @@ def compose(first: Recipe, second: Recipe) -> Recipe:
 
     Raises ModelError where `second` was not made for the network that `first` ends with.
     """
-    if not first.slices:  # nothing was cut yet
+    if first == Recipe():  # nothing was done yet
         return second
     return Recipe(
         slices=_compose_slices(first, second),

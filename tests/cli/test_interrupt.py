@@ -9,12 +9,16 @@ import pytest
 from prunecore.cli.interrupt import interruptible
 
 
+def importing() -> None:
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        raise ValueError("not found") from None
+
+
 def test_an_exception_that_a_library_makes_of_ctrl_c_is_ctrl_c_again():
     with pytest.raises(KeyboardInterrupt), interruptible():
-        try:
-            signal.raise_signal(signal.SIGINT)
-        except KeyboardInterrupt:
-            raise ValueError("not found") from None
+        importing()
 
 
 def test_other_exceptions_pass_as_they_are():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from prunecore.planning.bundles import bundles_of
 from prunecore.planning.limits import limits_of
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
     from prunecore.planning.bundles import Bundle
     from prunecore.types import DependencyGraph, Indices, Measure, Target
+
+
+Levels = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +46,12 @@ def block_cuts(
     *,
     delta: float,
     whole: float,
+    saving: float | None = None,
     frozen: frozenset[str] = frozenset(),
     widths: Mapping[str, int] | None = None,
 ) -> tuple[BlockCut, ...]:
-    """For every block that can still shrink: the cut that removes `delta` of its channels, at least one allowed step.
+    """For every block that can still shrink: the cut that removes `delta` of its channels, at least one allowed step; with
+    `saving`, instead, the smallest cut that removes so much of the measure (blocks that cannot give it are left out).
 
     A cut that would pass the target is made smaller, as far as the target allows. whole: the measure that sizes count from.
     The other arguments as for `prunecore.planning.plan`. Blocks are in the order of the graph.
@@ -63,7 +69,10 @@ def block_cuts(
         states = np.zeros((bundle.levels, len(free)), dtype=np.int64)
         states[:, number] = np.arange(bundle.levels)
         sizes = space.values(states) / whole
-        level = _level(bundle, sizes, delta, 1.0 - target.reduce)
+        wanted = _narrower(bundle, delta) if saving is None else sizes <= sizes[0] - saving + 1e-9
+        level = _level(wanted, sizes, 1.0 - target.reduce, at_most=saving is None)
+        if level is None:
+            continue
         closed = space.close(states[level][None])[0]
         kept = {n: stays for r, at in zip(ranked, closed, strict=True) for n, stays in r.kept(int(at)).items()}
         before = bundle.groups[0].channels
@@ -72,14 +81,20 @@ def block_cuts(
     return tuple(found)
 
 
-def _level(bundle: Bundle, sizes: Any, delta: float, goal: float) -> int:
-    """The first level at which `delta` of the channels are gone; or the first that reaches the goal, where that is before."""
+def _narrower(bundle: Bundle, delta: float) -> Levels:
+    """Of each level, whether `delta` of the channels are gone."""
     counts = bundle.ladder[:, 0]
-    wanted = counts[0] * (1.0 - delta)
-    gone = np.flatnonzero(counts[1:] <= wanted + 1e-9)
-    level = int(gone[0]) + 1 if len(gone) else bundle.levels - 1
-    there = np.flatnonzero(sizes[1:] <= goal + 1e-9)
-    return min(level, int(there[0]) + 1) if len(there) else level
+    narrow: Levels = counts <= counts[0] * (1.0 - delta) + 1e-9
+    return narrow
+
+
+def _level(wanted: Levels, sizes: Any, goal: float, *, at_most: bool) -> int | None:
+    """The first level below the whole that is wanted, or that reaches the goal where that is before; else the last one
+    (at_most), or None."""
+    found = np.flatnonzero((wanted | (sizes <= goal + 1e-9))[1:])
+    if len(found):
+        return int(found[0]) + 1
+    return len(wanted) - 1 if at_most else None
 
 
 def _neighbours(bundles: Sequence[Bundle]) -> list[tuple[str, ...]]:

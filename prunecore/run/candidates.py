@@ -58,15 +58,16 @@ class Candidates:
         found = self._it.stages.value(f"plan-{candidate.number}-{reduce:.6f}", compute)
         return Proposal(_indices(found["kept"]), candidate.number, reduce, notes=tuple(found["notes"]))
 
-    def block_cuts(self, candidate: Candidate, delta: float) -> tuple[BlockCut, ...]:
-        """For every block of `candidate` that can shrink, the cut that removes `delta` of it; read back on resume."""
+    def block_cuts(self, candidate: Candidate, delta: float, saving: float | None) -> tuple[BlockCut, ...]:
+        """For every block of `candidate` that can shrink, the cut that removes `delta` of it, or `saving` of the measure; read
+        back on resume."""
 
         def compute() -> dict[str, Any]:
             self._it.emit({"event": "stage", "name": "analysis"})
-            cuts = self.workshop.block_cuts(candidate, delta)
+            cuts = self.workshop.block_cuts(candidate, delta, saving)
             return {"cuts": [{**dataclasses.asdict(c), "kept": _lists(c.kept), "near": list(c.near)} for c in cuts]}
 
-        found = self._it.stages.value(f"blocks-{candidate.number}-{delta:.6f}", compute)["cuts"]
+        found = self._it.stages.value(f"blocks-{candidate.number}-{delta if saving is None else saving:.6f}", compute)["cuts"]
         return tuple(BlockCut(**{**c, "kept": _indices(c["kept"]), "near": tuple(c["near"])}) for c in found)
 
     def realise(self, proposals: Sequence[Proposal], number: int) -> list[Candidate]:

@@ -271,14 +271,15 @@ class Workshop:
         """The exact plan that cuts `candidate` to a cumulative reduction."""
         return propose(self.bench, candidate, self.analysis(candidate), reduce)
 
-    def block_cuts(self, candidate: Candidate, delta: float) -> tuple[BlockCut, ...]:
-        """For every block of `candidate` that can shrink, the cut that removes `delta` of it."""
+    def block_cuts(self, candidate: Candidate, delta: float, saving: float | None) -> tuple[BlockCut, ...]:
+        """For every block of `candidate` that can shrink, the cut that removes `delta` of it, or `saving` of the measure."""
         analysis = self.analysis(candidate)
         return block_cuts(
             analysis.graph,
             analysis.scores,
             self.bench.target,
             delta=delta,
+            saving=saving,
             whole=self.bench.whole,
             frozen=frozenset(analysis.frozen),
             widths=self.bench.widths,

@@ -20,7 +20,8 @@ class Problem:
 
     start: the network as loaded (candidate 0). schedule: cumulative reductions, the last one the target. plan(candidate,
     reduce): the exact proposal, by the criterion in use, that cuts `candidate` to that cumulative reduction.
-    block_cuts(candidate, delta): for every block of `candidate` that can shrink, the cut that removes `delta` of it.
+    block_cuts(candidate, delta, saving): for every block of `candidate` that can shrink, the cut that removes `delta` of it, or
+    that removes `saving` of the measure where that is not None.
     """
 
     start: Candidate
@@ -28,7 +29,7 @@ class Problem:
     schedule: tuple[float, ...]
     seed: int
     plan: Callable[[Candidate, float], Proposal]
-    block_cuts: Callable[[Candidate, float], tuple[BlockCut, ...]]
+    block_cuts: Callable[[Candidate, float, float | None], tuple[BlockCut, ...]]
 
 
 def check_schedule(schedule: Sequence[float], target: Target) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""The two networks of the Fashion-MNIST benchmark; input `(batch, 1, 28, 28)`, output `(batch, 10)`."""
+"""The networks of the Fashion-MNIST benchmarks; input `(batch, 1, 28, 28)`, output `(batch, 10)`."""
 
 from __future__ import annotations
 
@@ -129,3 +129,35 @@ def fashion_resnet() -> nn.Module:
 def fashion_mobilenet() -> nn.Module:
     """Inverted residuals with squeeze-excite and hard-swish, about 6 MMACs."""
     return FashionMobileNet()
+
+
+class SmallMobileNet(nn.Module):
+    """Four inverted residuals behind a stem of stride 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.Hardswish(inplace=True))
+        self.blocks = nn.Sequential(
+            InvertedResidual(16, 24, expand=3, stride=1),
+            InvertedResidual(24, 40, expand=4, stride=2),
+            InvertedResidual(40, 40, expand=4, stride=1),
+            InvertedResidual(40, 64, expand=4, stride=2),
+        )
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.blocks(self.stem(x)))
+        return out
+
+
+def small_resnet() -> nn.Module:
+    """13 layers of 3x3 convolution in 9 blocks, about 4 MMACs."""
+    return FashionResNet((16, 24, 48), depth=2, stem_stride=2)
+
+
+def small_mobilenet() -> nn.Module:
+    """Inverted residuals with squeeze-excite in 12 blocks, about 2 MMACs."""
+    return SmallMobileNet()
+
+
+BUILDERS = {f.__name__: f for f in (fashion_resnet, fashion_mobilenet, small_resnet, small_mobilenet)}

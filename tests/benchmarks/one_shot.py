@@ -32,7 +32,7 @@ from prunecore.registry import Choice, build_manager
 from prunecore.training import batches, evaluate, fine_tune, recalibrate
 from prunecore.types import Cost, ExampleInputs, Task
 
-NETS = {"fashion_resnet": nets.fashion_resnet, "fashion_mobilenet": nets.fashion_mobilenet}
+NETS = ("fashion_resnet", "fashion_mobilenet")
 CRITERIA = ("l1norm", "l2norm", "fpgm", "taylor", "bn_scale", "random")
 REDUCTIONS = (0.5, 0.8)
 IMAGES = 6_000
@@ -77,7 +77,7 @@ def accuracy(model: nn.Module, task: Task) -> float:
 def trained(name: str, cache: Path) -> tuple[nn.Module, str]:
     """The network, trained once on all 60,000 images, and a digest of how it was trained and what came out."""
     torch.manual_seed(0)
-    model, path = NETS[name](), cache / f"{name}.pt"
+    model, path = nets.BUILDERS[name](), cache / f"{name}.pt"
     if not path.is_file():
         print(f"{name}: training", flush=True)
         state = fine_tune(model, task_of(), BASE, seed=0, device="cpu", on_event=_progress).state_dict()

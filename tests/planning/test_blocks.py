@@ -20,8 +20,9 @@ def scores(graph, worst=0):
     return found
 
 
-def cuts(graph, *, delta=0.1, reduce=0.5, **target):
-    return block_cuts(graph, scores(graph), Target(reduce, **target), delta=delta, whole=float(macs(graph)))
+def cuts(graph, *, delta=0.1, saving=None, reduce=0.5, **target):
+    whole = float(macs(graph))
+    return block_cuts(graph, scores(graph), Target(reduce, **target), delta=delta, saving=saving, whole=whole)
 
 
 def test_a_tenth_of_every_block_goes_least_salient_first():
@@ -63,3 +64,13 @@ def test_a_cut_stops_where_the_target_is_met():
 
 def test_neighbours_share_a_tensor():
     assert [c.near for c in cuts(chain([10, 10, 10]))] == [("c1",), ("c0", "c2"), ("c1",)]
+
+
+def test_by_saving_every_block_gives_the_same_and_one_that_cannot_is_left_out():
+    graph = chain([20, 40, 3])
+    whole = macs(graph)
+    found = {c.block: c for c in cuts(graph, saving=0.1)}
+    assert sorted(found) == ["c0", "c1"]  # the last one has three channels
+    for name, cut in found.items():
+        one_more = macs(graph, {name: cut.after + 1}) / whole
+        assert cut.size <= 0.9 < one_more

@@ -45,9 +45,10 @@ class World:
     def plan(self, candidate, reduce):
         return Proposal({"c": np.arange(10 - round(30 * reduce))}, candidate.number, reduce)
 
-    def block_cuts(self, candidate, delta):
+    def block_cuts(self, candidate, delta, saving):
         widths = self.widths[candidate.number]
-        gone = {n: max(1, int(w * delta)) for n, w in widths.items() if w > 1}
+        wanted = {n: max(1, int(w * delta) if saving is None else round(30 * saving)) for n, w in widths.items()}
+        gone = {n: k for n, k in wanted.items() if widths[n] > k}
         return tuple(
             BlockCut(
                 n,
@@ -148,6 +149,39 @@ def test_aligning_comes_first_and_is_all_where_nothing_is_to_be_removed():
     world.plan = lambda candidate, reduce: Proposal({"c": np.arange(8)}, candidate.number, reduce)
     chosen = run(world, 0.0, target={"align_all": True, "multiple_of": 8})
     assert (len(world.rounds), world.widths[chosen.number]["c"]) == (1, 8)
+
+
+def test_where_nothing_is_cut_the_network_is_trained():
+    world = World()
+    chosen = run(world, 0.0)
+    assert [(p.kept, p.tune) for p in world.rounds[0]] == [({}, "training")]
+    assert (len(world.rounds), world.widths[chosen.number]) == (1, WIDTHS)
+
+
+@pytest.mark.parametrize(
+    ("options", "phases"),
+    [
+        ({}, ["retraining", "retraining", "training"]),
+        ({"long_term": "each"}, ["training", "training"]),
+        ({"exact": True}, ["training"] * 6),
+        ({"exact": True, "long_term": "end"}, ["retraining"] * 6 + ["training"]),
+    ],
+)
+def test_the_long_term_fine_tune_comes_at_the_end_or_after_each_cut(options, phases):
+    world = World()
+    run(world, 0.2, warm_start=0.5, joint=3, budget=0.3, **options)
+    steps = [asked[0] for asked in world.rounds if not asked[0].trial]
+    assert [p.tune for p in steps] == phases
+    assert [not p.kept for p in steps] == [False] * (len(phases) - 1) + [phases[-2] == "retraining"]
+
+
+def test_with_a_step_all_proposals_of_a_round_save_the_same_and_less_in_each():
+    world = World()
+    run(world, 0.3, exact=True, step=0.2, decay=0.5)
+    saved = [{len(k) for k in p.kept.values()} for asked in world.rounds if asked[0].trial for p in asked]
+    # a fifth of 30 channels, then a tenth: both together are the target
+    assert saved[:3] == [{4}, {4}, {4}]
+    assert [len(asked) for asked in world.rounds] == [3, 1, 3, 1]
 
 
 def cut(block, saved, near=()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,8 +20,11 @@ class NetAdapt:
     """
 
     class Options(BaseModel):
-        """delta_crop: part of a block that a proposal removes. top_n (exact): after a full round only the n best blocks are tried,
-        until they do worse than the next. images: of the search split that rank and choose, always the same (exact: all).
+        """delta_crop: part of a block that a proposal removes. step: in its place, part of the measure that every proposal of a
+        round removes, as in the paper, `decay` times as much in each round as in the one before. top_n (exact): after a full
+        round only the n best blocks are tried, until they do worse than the next. images: of the search split that rank and
+        choose, always the same (exact: all). long_term: `training` comes after each accepted cut, or once at the end, with
+        `retraining` after the others (default: each where exact, else end).
 
         Levers of the fast mode: warm_start: part of the reduction that one planned cut makes first. joint: blocks that may be cut
         in one round, where they verify together (1: one). budget: part of the measure that a round removes, at most.
@@ -34,6 +37,9 @@ class NetAdapt:
 
         exact: bool = False
         delta_crop: float = Field(default=0.1, gt=0, lt=1)
+        step: float | None = Field(default=None, gt=0, lt=1)
+        decay: float = Field(default=0.96, gt=0, le=1)
+        long_term: Literal["each", "end"] | None = None
         top_n: int | None = Field(default=None, ge=1)
         images: int = Field(default=512, ge=16)
         warm_start: float = Field(default=0.5, ge=0, le=1)
@@ -44,6 +50,11 @@ class NetAdapt:
         refresh: int = Field(default=4, ge=1)
         calibration: int = Field(default=256, ge=2)
         batches: int = Field(default=20, ge=1)
+
+        @property
+        def each(self) -> bool:
+            """Whether `training` comes after each accepted cut."""
+            return self.long_term == "each" or (self.long_term is None and self.exact)
 
     def __init__(self, options: Options) -> None:
         self._options = options

@@ -3,25 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 from prunecore import Candidate, ConfigError, Problem, Proposal
 
 if TYPE_CHECKING:
     from prunecore.planning import BlockCut
 
+    from . import NetAdapt
+
 Steps = Generator[Sequence[Proposal], Sequence[Candidate], Candidate]
 TOLERANCE = 0.005  # of the size, as everywhere
 
 
-def first_cuts(problem: Problem, *, warm_start: float) -> Steps:
+def first_cuts(problem: Problem, options: NetAdapt.Options, *, warm_start: float) -> Steps:
     """Align all widths where that is asked for; then one planned cut for a part of the reduction."""
     base, target = problem.start, problem.target
+    tune = tune_of(problem, options)
     if target.align_all:
-        (base,) = yield [problem.plan(base, 0.0)]
+        (base,) = yield [replace(problem.plan(base, 0.0), tune=tune)]
     if warm_start and target.reduce and not reached(problem, base):
-        (base,) = yield [problem.plan(base, warm_start * target.reduce)]
+        (base,) = yield [replace(problem.plan(base, warm_start * target.reduce), tune=tune)]
     return base
+
+
+def last_training(problem: Problem, base: Candidate, options: NetAdapt.Options) -> Steps:
+    """The long-term fine-tune, unless the last cut had it."""
+    if base.number == problem.start.number or tune_of(problem, options) != "training":
+        (base,) = yield [Proposal({}, base.number, 1.0 - base.size, why="long-term fine-tune")]
+    return base
+
+
+def tune_of(problem: Problem, options: NetAdapt.Options) -> Literal["training", "retraining"]:
+    """What follows an accepted cut; where all that is asked for is aligned widths, that cut is the last."""
+    return "training" if options.each or not problem.target.reduce else "retraining"
+
+
+def cuts_of(problem: Problem, base: Candidate, options: NetAdapt.Options, number: int) -> tuple[BlockCut, ...]:
+    """What may be tried in round `number`, from 0: a cut a block."""
+    saving = None
+    if options.step is not None:
+        saving = min(options.step * options.decay**number, base.size - 1.0 + problem.target.reduce)
+    cuts = problem.block_cuts(base, options.delta_crop, saving)
+    if not cuts and saving is not None:  # no block alone can give so much
+        cuts = problem.block_cuts(base, options.delta_crop, None)
+    return closing(problem, cuts)
 
 
 def reached(problem: Problem, candidate: Candidate) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from prunecore import Candidate, Problem, Proposal
 
-from .common import Steps, better, closing, first_cuts, reached, survivors
+from .common import Steps, better, cuts_of, first_cuts, last_training, reached, survivors, tune_of
 
 if TYPE_CHECKING:
     from prunecore.planning import BlockCut
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 def exact_search(problem: Problem, options: NetAdapt.Options) -> Steps:
     """Rounds until the target is met, or no block can shrink."""
-    base = yield from first_cuts(problem, warm_start=0.0)
+    base = yield from first_cuts(problem, options, warm_start=0.0)
     best: tuple[str, ...] = ()  # the blocks that are tried, where not all are
     next_best = float("-inf")  # accuracy of the block after those in the last full round
+    number = 0
     while not reached(problem, base):
-        cuts = closing(problem, problem.block_cuts(base, options.delta_crop))
+        cuts = cuts_of(problem, base, options, number)
         if not cuts:
             break
         some = tuple(c for c in cuts if c.block in best)
@@ -35,8 +36,9 @@ def exact_search(problem: Problem, options: NetAdapt.Options) -> Steps:
             next_best = after.score.value if after is not None and after.score is not None else float("-inf")
         winner = tried[found[0].number]
         why = f"{winner.block}: accuracy {-better(found[0])[0]:.4f} after a short fine-tune, best of {len(found)}"
-        (base,) = yield [Proposal(winner.kept, base.number, 1.0 - winner.size, why=why)]
-    return base
+        (base,) = yield [Proposal(winner.kept, base.number, 1.0 - winner.size, tune=tune_of(problem, options), why=why)]
+        number += 1
+    return (yield from last_training(problem, base, options))
 
 
 def _round(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from prunecore import Candidate, Problem, Proposal
 
-from .common import Steps, closing, first_cuts, reached, survivors
+from .common import Steps, cuts_of, first_cuts, last_training, reached, survivors, tune_of
 
 if TYPE_CHECKING:
     from prunecore.planning import BlockCut
@@ -41,12 +41,12 @@ class CutSet:
 
 def fast_search(problem: Problem, options: NetAdapt.Options) -> Steps:
     """Rounds until the target is met, or no block can shrink."""
-    base = yield from first_cuts(problem, warm_start=options.warm_start)
+    base = yield from first_cuts(problem, options, warm_start=options.warm_start)
     prices: Mapping[str, float] = {}
     near: frozenset[str] = frozenset()
     number = 0
     while not reached(problem, base):
-        cuts = closing(problem, problem.block_cuts(base, options.delta_crop))
+        cuts = cuts_of(problem, base, options, number)
         if not cuts:
             break
         full = number % options.refresh == 0
@@ -55,10 +55,10 @@ def fast_search(problem: Problem, options: NetAdapt.Options) -> Steps:
         sets = cut_sets(base, cuts, prices, options, goal=1.0 - problem.target.reduce)
         chosen, loss = yield from _chosen(base, sets, options)
         why = f"{chosen.blocks}: loss {loss:.4f} after a short fine-tune, best of {len(sets)} sets from {len(cuts)} blocks"
-        (base,) = yield [chosen.proposal(base, why=why)]
+        (base,) = yield [chosen.proposal(base, tune=tune_of(problem, options), why=why)]
         near = frozenset(n for c in chosen.cuts for n in (c.block, *c.near))
         number += 1
-    return base
+    return (yield from last_training(problem, base, options))
 
 
 def _priced(
@@ -87,7 +87,7 @@ def cut_sets(
     Price per saving decides, where a price counts as at least a thousandth: else the smaller of two free cuts would win.
     """
     by_rate = sorted(cuts, key=lambda c: (max(prices[c.block], _LEAST) / max(base.size - c.size, 1e-9), c.size))
-    room = min(options.budget, base.size - goal)
+    room = min(options.budget, base.size - goal) + 1e-9
     found: list[CutSet] = []
     for leader in range(min(options.finalists, len(by_rate))):
         # each further set leaves out the leaders of those before it

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from . import NetAdapt
 
 _LEAST = 1e-3  # of the loss: a cut that costs less is as good as free, and the larger one is better
+_ALIKE = 0.75  # sets that save less than this part of the largest are not compared with it
 _FEW = 4  # the part of the batches that comes first, where sets are halved
 
 
@@ -94,7 +95,8 @@ def cut_sets(
         made = _greedy(base, by_rate[leader:], prices, options.joint, room)
         if made is not None and all(made.blocks != other.blocks for other in found):
             found.append(made)
-    return found
+    most = max((s.saved for s in found), default=0.0)
+    return [s for s in found if s.saved >= _ALIKE * most]  # of unlike sets the smallest would have the lowest loss
 
 
 def _greedy(

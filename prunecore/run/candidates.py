@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -47,15 +49,18 @@ class Candidates:
     def __exit__(self, *fault: object) -> None:
         self._open.close()
 
-    def plan(self, candidate: Candidate, reduce: float) -> Proposal:
+    def plan(self, candidate: Candidate, reduce: float, sensitivity: Mapping[str, float] | None = None) -> Proposal:
         """The exact plan for a cumulative reduction; the record is read back on resume."""
 
         def compute() -> dict[str, Any]:
             self._it.emit({"event": "stage", "name": "analysis"})
-            made = self.workshop.propose(candidate, reduce)
+            made = self.workshop.propose(candidate, reduce, sensitivity)
             return {"kept": _lists(made.kept), "notes": list(made.notes)}
 
-        found = self._it.stages.value(f"plan-{candidate.number}-{reduce:.6f}", compute)
+        name = f"plan-{candidate.number}-{reduce:.6f}"
+        if sensitivity is not None:
+            name += "-" + hashlib.sha256(json.dumps(sensitivity, sort_keys=True).encode()).hexdigest()[:12]
+        found = self._it.stages.value(name, compute)
         return Proposal(_indices(found["kept"]), candidate.number, reduce, notes=tuple(found["notes"]))
 
     def block_cuts(self, candidate: Candidate, delta: float, saving: float | None) -> tuple[BlockCut, ...]:

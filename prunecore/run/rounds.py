@@ -110,9 +110,17 @@ def calibrate(bench: Bench, candidate: Candidate, graph: DependencyGraph) -> Cal
     return dataclasses.replace(calibration, tensors=tensors, sites=sites)
 
 
-def propose(bench: Bench, candidate: Candidate, analysis: Analysis, reduce: float) -> Proposal:
-    """The exact plan for one cumulative reduction."""
+def propose(
+    bench: Bench,
+    candidate: Candidate,
+    analysis: Analysis,
+    reduce: float,
+    sensitivity: Mapping[str, float] | None = None,
+) -> Proposal:
+    """The exact plan for one cumulative reduction; sensitivity: in place of the target's."""
     target = dataclasses.replace(bench.target, reduce=reduce)
+    if sensitivity is not None:
+        target = dataclasses.replace(target, sensitivity=sensitivity)
     frozen = frozenset(analysis.frozen)
     if target.measure != "ptflops":
         planned = plan(
@@ -267,9 +275,11 @@ class Workshop:
             )
         return self._analyses[candidate.number]
 
-    def propose(self, candidate: Candidate, reduce: float) -> Proposal:
+    def propose(
+        self, candidate: Candidate, reduce: float, sensitivity: Mapping[str, float] | None = None
+    ) -> Proposal:
         """The exact plan that cuts `candidate` to a cumulative reduction."""
-        return propose(self.bench, candidate, self.analysis(candidate), reduce)
+        return propose(self.bench, candidate, self.analysis(candidate), reduce, sensitivity)
 
     def block_cuts(self, candidate: Candidate, delta: float, saving: float | None) -> tuple[BlockCut, ...]:
         """For every block of `candidate` that can shrink, the cut that removes `delta` of it, or `saving` of the measure."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from prunecore.errors import ConfigError, PluginError
 from prunecore.hookspecs import hookimpl
@@ -14,12 +15,21 @@ from prunecore.types import Candidate, Proposal, Target
 Search = Generator[Sequence[Proposal], Sequence[Candidate], Candidate]
 
 
+class Planner(Protocol):
+    """See `Problem.plan`."""
+
+    def __call__(
+        self, candidate: Candidate, reduce: float, sensitivity: Mapping[str, float] | None = None
+    ) -> Proposal: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """What a search is given.
 
     start: the network as loaded (candidate 0). schedule: cumulative reductions, the last one the target. plan(candidate,
-    reduce): the exact proposal, by the criterion in use, that cuts `candidate` to that cumulative reduction.
+    reduce, sensitivity=None): the exact proposal, by the criterion in use, that cuts `candidate` to that cumulative reduction;
+    `sensitivity`: by group, in place of the target's.
     block_cuts(candidate, delta, saving): for every block of `candidate` that can shrink, the cut that removes `delta` of it, or
     that removes `saving` of the measure where that is not None.
     """
@@ -28,7 +38,7 @@ class Problem:
     target: Target
     schedule: tuple[float, ...]
     seed: int
-    plan: Callable[[Candidate, float], Proposal]
+    plan: Planner
     block_cuts: Callable[[Candidate, float, float | None], tuple[BlockCut, ...]]
 
 

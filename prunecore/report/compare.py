@@ -123,21 +123,47 @@ def _distinct(values: Any) -> list[str]:
     return list(dict.fromkeys(map(str, values)))
 
 
+def shared_line(rows: Sequence[RunRow]) -> str:
+    """What is the same in all of them, in one line."""
+    images = rows[0].images
+    split = "the validation split" if images is None else f"{words.plural(images, 'validation image')}"
+    parts = [rows[0].network] if len({r.network for r in rows}) == 1 else []
+    parts += [f"{rows[0].metric} on {split}"] if len({(r.metric, r.images) for r in rows}) == 1 else []
+    parts += ["every cut verified"] if all(r.verified for r in rows) else []
+    return "; ".join(parts)
+
+
 def comparison_table(rows: Sequence[RunRow]) -> str:
-    """Plain columns."""
-    header = ["run", "network", "algorithm", "asked", "size", "MACs", "params", "metric", "before", "after", "change"]
-    header += ["random", "over random", "certificate", "time"]
-    return plain_table(header, [_cells(row) for row in rows])
+    """Plain columns, with what is the same in all runs in a line above them."""
+    header = [
+        "run",
+        "algorithm",
+        "asked",
+        "size",
+        "MACs",
+        "params",
+        "before",
+        "after",
+        "change",
+        "random",
+        "gain",
+        "time",
+    ]
+    networks, metrics = ({row.network for row in rows}, {row.metric for row in rows})
+    more = [(len(networks) > 1, "network", "network"), (len(metrics) > 1, "metric", "metric")]
+    cells = [_cells(row) + [getattr(row, name) for wanted, _, name in more if wanted] for row in rows]
+    table = plain_table(header + [title for wanted, title, _ in more if wanted], cells)
+    return "\n".join(line for line in (shared_line(rows), table) if line)
 
 
 def _cells(row: RunRow) -> list[str]:
     spell = words.spell_score
     return [
-        *(row.run, row.network, row.algorithm, f"-{words.percent(row.reduce)} {row.measure}", f"{row.size:.4f}"),
-        *(spell_count(row.macs), spell_count(row.params), row.metric, spell(row.before), spell(row.after)),
+        *(row.run, row.algorithm, f"-{words.percent(row.reduce)} {row.measure}", f"{row.size:.4f}"),
+        *(spell_count(row.macs), spell_count(row.params), spell(row.before), spell(row.after)),
         *(words.spell_change(row.change), spell(row.control)),
         words.NONE if row.advantage is None else words.spell_change(row.advantage),
-        *("verified" if row.verified else "NOT VERIFIED", words.spell_seconds(row.seconds)),
+        words.spell_seconds(row.seconds),
     ]
 
 
@@ -152,6 +178,9 @@ def comparison_page(rows: Sequence[RunRow]) -> str:
         .get_template("compare.html.j2")
         .render(
             rows=rows,
+            shared=shared_line(rows),
+            networks=len({row.network for row in rows}),
+            metrics=len({row.metric for row in rows}),
             best=best,
             close=[row for row in rows if row is not best and _level(row, best)],
             cautions=cautions(rows),

@@ -16,7 +16,7 @@ from prunecore.report.tables import spell_count
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-REPORT = "report.html"
+REPORT, LOSS = "report.html", "loss"
 
 PHASE_NAMES = {
     "pretraining": "pretraining",
@@ -64,6 +64,8 @@ def environment() -> Environment:
         "score": words.spell_score,
         "change": words.spell_change,
         "percent": words.percent,
+        "part": words.part,
+        "error": words.error,
         "duration": words.spell_seconds,
     }
     return made
@@ -74,7 +76,7 @@ def context(facts: RunFacts) -> dict[str, Any]:
     from markupsafe import Markup
 
     result, control = facts.result, facts.result["control"]
-    rounds = rounds_of(facts)
+    rounds, score_name, visits = rounds_of(facts), *visits_of(facts)
     name = str(result["metric"]["name"])
     last_control = (
         None if control is None else control["after"] if control["after"] is not None else control["after_repair"]
@@ -85,7 +87,7 @@ def context(facts: RunFacts) -> dict[str, Any]:
         "rounds": plots.rounds_plot(
             name, rounds, float(result["metric"]["before"]), last_control, 1.0 - result["target"]["reduce"]
         ),
-        "search": plots.search_plot(name, visits_of(facts)) if facts.trials else "",
+        "search": plots.search_plot(score_name, visits) if facts.trials else "",
     }
     return {
         "r": result,
@@ -98,7 +100,9 @@ def context(facts: RunFacts) -> dict[str, Any]:
         "control_lines": words.control_lines(facts),
         "plots": {key: Markup(svg) for key, svg in figures.items()},
         "rounds": [_round_row(facts, step) for step in facts.steps],
-        "front": plots.pareto_front(visits_of(facts)) if facts.trials else [],
+        "score_name": score_name,
+        "visits": visits,
+        "front": plots.pareto_front(visits, lowest=score_name == LOSS),
         "failed": [t for t in facts.trials if t.score is None],
         "phases": _phases(result["ledger"].get("seconds"), float(result["seconds"])),
         "stuck": _by_reason(result["unprunable"]),
@@ -116,15 +120,18 @@ def rounds_of(facts: RunFacts) -> list[plots.Round]:
     return [plots.Round(s.number, s.size, *(value(s, stage) for stage in stages)) for s in facts.steps]
 
 
-def visits_of(facts: RunFacts) -> list[plots.Visit]:
-    """Everything that has a score on the search split."""
-    tried = [plots.Visit(t.number, t.kind, t.size, t.score.value) for t in facts.trials if t.score is not None]
-    made = [
-        plots.Visit(s.number, "carried out", s.size, s.scores["search"].value)
-        for s in facts.steps
-        if "search" in s.scores
-    ]
-    return sorted((*tried, *made), key=lambda v: v.number)
+def visits_of(facts: RunFacts) -> tuple[str, list[plots.Visit]]:
+    """What is shown of the search split, the metric or the loss, and everything that has it.
+
+    The loss where the metric is the same for most: on a few dozen images it cannot tell candidates apart.
+    """
+    scored = [(t.number, t.kind, t.size, t.score) for t in facts.trials if t.score is not None]
+    scored += [(s.number, "carried out", s.size, s.scores["search"]) for s in facts.steps if "search" in s.scores]
+    name = str(facts.result["metric"]["name"])
+    if 2 * len({score.value for *_, score in scored}) < len(scored):
+        name = LOSS
+    found = [plots.Visit(n, kind, size, s.loss if name == LOSS else s.value) for n, kind, size, s in scored]
+    return name, sorted(found, key=lambda v: v.number)
 
 
 def _round_row(facts: RunFacts, step: Step) -> dict[str, Any]:

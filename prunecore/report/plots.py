@@ -27,10 +27,14 @@ def axes(made: Figure, box: tuple[int, int, int, int]) -> Axes:
     )
 
 
+_LEAST = 0.02  # span of an axis: what differs by less shall look alike
+
+
 def _room(values: Sequence[float], *, share: float = 0.12) -> tuple[float, float]:
-    """Limits around `values`, so that no mark is cut off."""
-    low, high = min(values), max(values)
-    room = share * (high - low) or 0.05 * max(abs(high), 1e-3)
+    """Limits around `values`, so that no mark is cut off and no small difference looks large."""
+    middle, half = (min(values) + max(values)) / 2, max(_LEAST, max(values) - min(values)) / 2
+    low, high = middle - half, middle + half
+    room = share * (high - low)
     return low - room, high + room
 
 
@@ -108,9 +112,9 @@ def widths_plot(widths: Sequence[Width]) -> str:
         plot.bar(places, [w.after for w in widths], thick, color=OURS)
         plot.set_xlim(-0.7, len(widths) - 0.3)
         plot.set_ylim(0, tallest * 1.02)
-        plot.set_xticks([0, len(widths) - 1] if len(widths) > 1 else [0])
-        plot.set_xticklabels(["1", str(len(widths))] if len(widths) > 1 else ["1"])
-        plot.set_xlabel("channel groups from input to output", labelpad=-10)
+        ends = {0: "1", len(widths) - 1: str(len(widths))}
+        words = "groups, input to output" if narrow else "channel groups, from input to output"
+        plot.set_xticks([*ends, (len(widths) - 1) / 2], [*ends.values(), words if len(widths) > 2 else ""])
         plot.tick_params(axis="x", length=0)
         plot.spines["left"].set_visible(False)
         if not numbered:
@@ -157,8 +161,8 @@ def rounds_plot(name: str, rounds: Sequence[Round], before: float, control: floa
     scores += [before, *([control] if control is not None else [])]
 
     def draw(made: Figure, narrow: bool) -> None:
-        top = axes(made, (44, 14, 122, 20))
-        low = axes(made, (44, 14, 36, 196))
+        top = axes(made, (44, 14, 146, 22))
+        low = axes(made, (44, 14, 38, 224))
         for plot, title in ((top, name), (low, "size")):
             plot.set_xlim(0.5, len(rounds) + 0.5)
             plot.set_title(title, loc="left", color=INK, pad=6)
@@ -213,20 +217,25 @@ class Visit:
     value: float
 
 
-def pareto_front(visits: Sequence[Visit]) -> list[Visit]:
-    """Those that no other is both as small and as good as, by size; of equals the lowest number."""
+def pareto_front(visits: Sequence[Visit], *, lowest: bool = False) -> list[Visit]:
+    """Those that no other is both as small and as good as, by size; of equals the lowest number.
+
+    lowest: whether a lower value is better.
+    """
+    sign = -1 if lowest else 1
     found: list[Visit] = []
-    for visit in sorted(visits, key=lambda v: (v.size, -v.value, v.number)):
-        if not found or visit.value > found[-1].value:
+    for visit in sorted(visits, key=lambda v: (v.size, -sign * v.value, v.number)):
+        if not found or sign * visit.value > sign * found[-1].value:
             found.append(visit)
     return found
 
 
 def search_plot(name: str, visits: Sequence[Visit]) -> str:
-    """Size against score of everything that a search measured, with the Pareto front."""
+    """Size against score of everything that a search measured, with the Pareto front; of a `loss` lower is better."""
     if not visits:
         return ""
-    front = pareto_front(visits)
+    lowest = name == "loss"
+    front = pareto_front(visits, lowest=lowest)
     looks: dict[str, dict[str, Any]] = {
         "ranked": {"marker": "o", "markerfacecolor": "none", "color": MUTED, "markersize": 4, "markeredgewidth": 0.8},
         "fine-tuned": {"marker": "o", "color": MARK, "markersize": 4},
@@ -245,7 +254,8 @@ def search_plot(name: str, visits: Sequence[Visit]) -> str:
         plot.locator_params(axis="x", nbins=5 if narrow else 9)
         plot.locator_params(axis="y", nbins=5)
         plot.set_xlabel("size")
-        plot.set_title(f"{name} on the search split", loc="left", color=INK, pad=8)
+        hint = ", lower is better" if lowest else ""
+        plot.set_title(f"{name} on the search split{hint}", loc="left", color=INK, pad=8)
 
     says = ", ".join(f"{v.value:.4f} at size {v.size:.4f}" for v in front)
     text = f"{len(visits)} candidates were measured; on the Pareto front: {says}."

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prunecore.report.facts import RunFacts
-from prunecore.report.tables import spell_count
 
 MEASURES = {"macs": "MACs", "ptflops": "MACs (as ptflops counts)", "params": "parameters", "latency": "latency"}
-NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+NONE, MINUS, ZERO = "\N{EN DASH}", "\N{MINUS SIGN}", "±0"
 _CLOSE = 0.005  # of the size: what a target may be missed by, and sizes that count as equal
 _SURE = 1.96  # standard errors of a 95 % interval
 
@@ -20,6 +19,16 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.2f}".rstrip("0").rstrip(".") + " %"
 
 
+def error(value: float) -> str:
+    """`2.2e-16`, `0`."""
+    return f"{value:.1e}" if value else "0"
+
+
+def part(fraction: float) -> str:
+    """`70.8 %`, for columns."""
+    return f"{100 * fraction:.1f} %"
+
+
 def spell_score(value: float | None) -> str:
     return NONE if value is None else f"{value:.4f}"
 
@@ -27,7 +36,7 @@ def spell_score(value: float | None) -> str:
 def spell_change(value: float) -> str:
     """`+0.0123`, `-0.0067`, `±0`; with a true minus sign."""
     text = f"{abs(value):.4f}"
-    return "±0" if float(text) == 0 else f"{'+' if value > 0 else MINUS}{text}"
+    return ZERO if float(text) == 0 else f"{'+' if value > 0 else MINUS}{text}"
 
 
 def spell_seconds(seconds: float) -> str:
@@ -75,7 +84,7 @@ def headline(facts: RunFacts) -> str:
     result, metric = facts.result, facts.result["metric"]
     change = metric["after"] - metric["before"]
     moved = f"{metric['name']} went from {metric['before']:.4f} to {metric['after']:.4f}"
-    if spell_change(change) == "±0":
+    if spell_change(change) == ZERO:
         moved = f"{metric['name']} stayed at {metric['after']:.4f}"
     return f"{network_name(facts)} keeps {percent(result['size'])} of its {measure_of(result)}; {moved}."
 
@@ -104,36 +113,38 @@ def control_lines(facts: RunFacts) -> list[str]:
         return [
             "No random control was made (control: none), so nothing here shows that the criterion does better than chance."
         ]
-    name = algorithm_name(result)
-    lines = [_compared(facts, name, stage, words) for stage, words in _COMPARED if control.get(stage) is not None]
-    if control.get("after") is None:
+    name, rounds = algorithm_name(result), len(facts.steps)
+    tuned, lines = control["after"] is not None, []
+    if tuned:
+        lines.append(_compared(facts, name, "after", "After fine-tuning"))
+    if rounds <= 1:  # what is repaired in the last of several rounds has been fine-tuned in those before
+        lines.append(_compared(facts, name, "after_repair", "Repaired, before any fine-tuning"))
+    if not tuned and rounds > 1:
         lines.append(
-            "The control was not fine-tuned (control: cut), so whether the advantage lasts through fine-tuning is not known."
+            f"The control was cut and repaired only (control: cut), while the run was fine-tuned in its {rounds} rounds: "
+            "nothing here shows that the criterion does better than chance."
         )
+    elif not tuned:
+        lines.append("Whether that lasts through fine-tuning is not known: the control had none (control: cut).")
     return lines + _caveats(facts)
-
-
-_COMPARED = (("after", "After fine-tuning"), ("after_repair", "Before it, repaired only"))
 
 
 def _compared(facts: RunFacts, name: str, stage: str, words: str) -> str:
     metric, control = facts.result["metric"], facts.result["control"]
     ours, theirs = float(metric[stage]), float(control[stage])
-    if stage == "after_repair" and control.get("after") is None:
-        words = "Repaired, without fine-tuning of the control"
     gap = ours - theirs
+    if spell_change(gap) == ZERO:
+        return f"{words}: {name} did no better than the random control (both {ours:.4f})."
     error = sampling_error(metric["name"], (ours, theirs), facts.images)
-    if spell_change(gap) == "±0":
-        verdict = f"{name} did exactly as well as the random control"
-    elif error is not None and abs(gap) <= error:
+    if error is not None and abs(gap) <= error:
         verdict = f"{name} cannot be told from the random control"
     else:
         verdict = f"{name} {'beat' if gap > 0 else 'LOST to'} the random control by {abs(gap):.4f}"
     text = f"{words}: {verdict} ({ours:.4f} against {theirs:.4f}"
     if error is None:
         return text + ")."
-    wrong = round(abs(gap) * (facts.images or 0))
-    return text + f"; {plural(wrong, 'image')} of {facts.images:,}, where chance alone makes ±{error:.4f})."
+    apart = round(abs(gap) * (facts.images or 0))
+    return text + f"; {plural(apart, 'image')} of {facts.images:,}, where chance alone makes up to {error:.4f})."
 
 
 def sampling_error(name: str, values: Sequence[float], images: int | None) -> float | None:
@@ -153,7 +164,7 @@ def _caveats(facts: RunFacts) -> list[str]:
     result, control = facts.result, facts.result["control"]
     found = []
     rounds = len(facts.steps)
-    if rounds > 1:
+    if rounds > 1 and control["after"] is not None:
         found.append(
             f"The control is cut once and trained once, while the run went through {rounds} rounds: "
             "part of any difference is due to the rounds, not to the choice of channels."
@@ -177,9 +188,4 @@ def why_of(step_why: str, criterion: str, reduce: float | None, cuts: bool) -> s
     if not cuts:
         return "nothing was cut: only trained"
     aim = "" if reduce is None else f" to a reduction of {percent(reduce)}"
-    return f"planned{aim}: the channels of lowest saliency by {criterion} go, until the target is met"
-
-
-def counts(before: float, after: float) -> str:
-    """`1.71 M → 855 k`."""
-    return f"{spell_count(before)} → {spell_count(after)}"
+    return f"planned{aim}: lowest saliency by {criterion} first"

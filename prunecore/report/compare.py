@@ -112,7 +112,7 @@ def cautions(rows: Sequence[RunRow]) -> list[str]:
             f"the sizes lie between {min(sizes):.4f} and {max(sizes):.4f}: a higher metric may be the larger network's"
         )
     if len(rows) > 1 and len({(r.algorithm, r.seed) for r in rows}) == len({r.algorithm for r in rows}):
-        found.append("one seed a run: differences of the size that another seed would make cannot be told from luck")
+        found.append("one seed a run: what another seed would change cannot be told from what the algorithms do")
     unproved = [r.run for r in rows if not r.verified]
     if unproved:
         found.append(f"not verified: {', '.join(unproved)}")
@@ -171,7 +171,7 @@ def comparison_page(rows: Sequence[RunRow]) -> str:
     """One HTML page."""
     from markupsafe import Markup
 
-    points = [(row.run, row.size, row.after, row.control) for row in rows]
+    lines = [plots.Line(f"{row.run}, size {row.size:.4f}", row.after, row.before, row.control) for row in rows]
     best = max(rows, key=lambda row: row.after)
     return (
         environment()
@@ -184,7 +184,7 @@ def comparison_page(rows: Sequence[RunRow]) -> str:
             best=best,
             close=[row for row in rows if row is not best and _level(row, best)],
             cautions=cautions(rows),
-            plot=Markup(plots.runs_plot(rows[0].metric, points)) if len({row.metric for row in rows}) == 1 else "",
+            plot=Markup(plots.runs_plot(rows[0].metric, lines)) if len({row.metric for row in rows}) == 1 else "",
             version=_version(),
         )
     )

@@ -265,23 +265,36 @@ def search_plot(name: str, visits: Sequence[Visit]) -> str:
 # ---------------------------------------------------------------- several runs
 
 
-def runs_plot(name: str, runs: Sequence[tuple[str, float, float, float | None]]) -> str:
-    """Runs as (label, size, metric, metric of the random control): size against metric."""
+@dataclass(frozen=True)
+class Line:
+    """A run among others; control: its random control's metric."""
+
+    label: str
+    value: float
+    before: float
+    control: float | None
+
+
+def runs_plot(name: str, runs: Sequence[Line]) -> str:
+    """A line a run: the metric before, after, and of the random control, side by side on one scale."""
 
     def draw(made: Figure, narrow: bool) -> None:
-        plot = axes(made, (48, 16, 40, 22))
-        for label, size, value, control in runs:
-            if control is not None:
-                plot.plot([size, size], [control, value], color=SOFT, linewidth=3, zorder=1)
-                plot.plot([size], [control], marker="D", color=RANDOM, markersize=5, linestyle="none")
-            plot.plot([size], [value], marker="o", color=OURS, markersize=7, linestyle="none")
-            plot.annotate(label, (size, value), (0, 7), textcoords="offset points", ha="center", color=INK)
-        plot.set_xlim(*_room([size for _, size, _, _ in runs], share=0.3 if narrow else 0.15))
-        plot.set_ylim(*_room([v for _, _, *pair in runs for v in pair if v is not None], share=0.15))
+        plot = axes(made, (12, 12, 40, 8))
+        for row, run in enumerate(runs):
+            known = [v for v in (run.value, run.before, run.control) if v is not None]
+            plot.plot([min(known), max(known)], [row, row], color=SOFT, linewidth=3, zorder=1, solid_capstyle="butt")
+            plot.plot([run.before], [row], marker="|", color=MUTED, markersize=11)
+            if run.control is not None:
+                plot.plot([run.control], [row], marker="D", color=RANDOM, markersize=5, zorder=3)
+            plot.plot([run.value], [row], marker="o", color=OURS, markersize=7, zorder=4)
+            plot.text(0, row - 0.3, run.label, transform=plot.get_yaxis_transform(), color=INK, va="bottom")
+        plot.set_ylim(len(runs) - 0.6, -1.0)
+        plot.set_xlim(*_room([v for r in runs for v in (r.value, r.before, r.control) if v is not None], share=0.06))
+        plot.spines["left"].set_visible(False)
+        plot.set_yticks([])
         plot.locator_params(axis="x", nbins=4 if narrow else 8)
-        plot.locator_params(axis="y", nbins=5)
-        plot.set_xlabel("size")
-        plot.set_title(name, loc="left", color=INK, pad=8)
+        plot.set_xlabel(name)
 
-    says = "; ".join(f"{label}: {value:.4f} at size {size:.4f}" for label, size, value, _ in runs)
-    return figure("runs", f"Size and {name} of the runs", f"{says}.", draw, heights=(300, 300))
+    height = 52 + 40 * len(runs)
+    says = "; ".join(f"{run.label}: {run.value:.4f}" for run in runs)
+    return figure("runs", f"{name} of the runs", f"{says}.", draw, heights=(height, height))

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,8 @@ class Seen:
 class Browser:
     """One tab of a headless Chromium."""
 
-    def __init__(self, reading: int, writing: int) -> None:
-        self._reading, self._writing = os.fdopen(reading, "rb", 0), os.fdopen(writing, "wb", 0)
+    def __init__(self, reading: FileIO, writing: FileIO) -> None:
+        self._reading, self._writing = reading, writing
         self._number = 0
         self._left = b""
         self._events: list[dict[str, Any]] = []
@@ -108,7 +109,7 @@ def browser() -> Iterator[Browser]:
         os.dup2(reading, 3)
         os.dup2(writing, 4)
 
-    with tempfile.TemporaryDirectory() as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
              "--remote-debugging-pipe", f"--user-data-dir={profile}"],
@@ -116,8 +117,9 @@ def browser() -> Iterator[Browser]:
         )  # fmt: skip
         os.close(its_writing)
         os.close(its_reading)
-        try:
-            yield Browser(from_it, to_it)
-        finally:
-            process.kill()
-            process.wait()
+        with os.fdopen(from_it, "rb", 0) as reading, os.fdopen(to_it, "wb", 0) as writing:
+            try:
+                yield Browser(reading, writing)
+            finally:
+                process.kill()
+                process.wait()

@@ -22,6 +22,8 @@ COMMANDS = {
     "runs": "List the runs below a directory and their state.",
     "eval": "Evaluate a run's network, or any network, on a task.",
     "export": "Write a network to an ONNX, PT2, PTH, safetensors or interface file, and compare them.",
+    "report": "Write report.html of finished runs again.",
+    "compare": "Compare finished runs: a table, or one HTML page.",
     "bench": "Measure latency before and after, in turns, beside the MACs.",
 }
 

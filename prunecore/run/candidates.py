@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,8 @@ class Candidates:
         self._open = ExitStack()
         self._session: Session | None = None
         self._costs: dict[int, Cost] = {}
+        self._asked: dict[int, Proposal] = {}
+        self._since = 0.0
         self.trials: list[Candidate] = []
 
     def __enter__(self) -> Candidates:
@@ -118,6 +121,7 @@ class Candidates:
             self._it.emit({"event": "trials", "count": len(missing)})
             # one copy for all trials that are cut from the same candidate
             weights: dict[int, Mapping[str, Tensor]] = {}
+            self._since = time.monotonic()
             self._workers().run([self._job(n, p, weights) for n, p in missing], on_outcome=self._record)
             records |= {n: journal.find("value", f"trial-{n}") for n, _ in missing}
         found = {n: self._candidate(n, records[n] or {}) for n, p in proposals}
@@ -153,28 +157,35 @@ class Candidates:
             weights[self._start.number] if teachers else None,
             f"trial-{number}",
         )
+        self._asked[number] = proposal
         self._costs[number] = CostModel(graph).cost({name: len(index) for name, index in proposal.kept.items()})
         return Job(number, job, derive_seed(self._it.config.seed, "trial", number))
 
     def _record(self, outcome: Outcome) -> None:
         """What became of a trial, also where time or chance decided, is kept as it was."""
-        cost = dataclasses.asdict(self._costs[outcome.job])
-        facts: dict[str, Any] = {"attempts": outcome.attempts, "seconds": outcome.seconds, "cost": cost}
+        asked, cost = self._asked[outcome.job], self._costs[outcome.job]
+        facts: dict[str, Any] = {"attempts": outcome.attempts, "seconds": outcome.seconds}
+        facts |= {"base": asked.base, "tune": asked.tune, "size": self._size(cost), "cost": dataclasses.asdict(cost)}
+        facts |= {"widths": {name: len(index) for name, index in asked.kept.items()}}
         result: TrialResult | None = outcome.value
         if result is not None:
             facts |= dataclasses.asdict(result)
         elif outcome.fault is not None:
             facts |= {"fault": outcome.fault.kind, "message": outcome.fault.message}
-        self._it.stages.value(f"trial-{outcome.job}", lambda: facts)
+        # workers share the time: each trial has what passed since the one before it came back
+        self._it.stages.value(f"trial-{outcome.job}", lambda: facts, began=self._since)
+        self._since = time.monotonic()
         self._it.emit({"event": "trial", "number": outcome.job, **facts})
 
     def _candidate(self, number: int, record: Mapping[str, Any]) -> Candidate:
         facts = record["data"]
         cost = Cost(**facts["cost"])
-        size = cost.of(self._it.target.measure) / self._it.bench.whole
         score = Score(**facts["score"]) if "score" in facts else None
         notes = (f"{facts['fault']}: {facts['message']}",) if "fault" in facts else ()
-        return Candidate(number, None, Recipe(), cost, size, score, notes=notes, facts=facts)
+        return Candidate(number, None, Recipe(), cost, self._size(cost), score, notes=notes, facts=facts)
+
+    def _size(self, cost: Cost) -> float:
+        return cost.of(self._it.target.measure) / self._it.bench.whole
 
 
 def _lists(kept: Mapping[str, Indices]) -> dict[str, list[int]]:

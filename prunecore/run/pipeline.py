@@ -16,16 +16,21 @@ import torch
 import yaml
 
 from prunecore.config.reader import LOCAL, Parsed, section_name
+from prunecore.errors import ConfigError, RunDirectoryError
 from prunecore.execution import ExecutionSettings
 from prunecore.execution.devices import worker_devices
 from prunecore.files import write_json, write_text
 from prunecore.registry import build_manager
+from prunecore.report.facts import read_run
+from prunecore.report.html import write_report
+from prunecore.report.metrics import METRICS, metrics_csv
 from prunecore.report.progress import estimated
 from prunecore.run import directory as files
 from prunecore.run.candidates import Candidates
 from prunecore.run.context import Emit, Run
 from prunecore.run.defaults import DefaultExecutor, DefaultSurgery, DefaultTraining
 from prunecore.run.loading import check_forward, load_model, load_task
+from prunecore.run.phases import seconds_by_phase
 from prunecore.run.processes import World, joined
 from prunecore.run.result import Outcome, result_of
 from prunecore.run.rounds import Analysis, bench_of, propose, unprunable_of
@@ -74,6 +79,7 @@ def carry_out(it: Run, schedule: tuple[float, ...]) -> dict[str, Any]:
     tell_estimate(it, start, len(schedule))
     chosen, candidates = search(it, start, schedule)
     control = control_of(it, start)
+    seconds = it.stages.value("seconds", lambda: {"seconds": it.stages.seconds})["seconds"]
     outcome = Outcome(
         algorithm=next(c.name for c in it.parsed.choices if c.role == "algorithm"),
         criterion=it.parsed.criterion,
@@ -87,9 +93,9 @@ def carry_out(it: Run, schedule: tuple[float, ...]) -> dict[str, Any]:
         unprunable=unprunable_of(it.bench.graph, candidates.workshop.given_up),
         notes=chosen.notes,
         recipe=chosen.recipe,
-        ledger=ledger_of(it, candidates, len(schedule)),
+        ledger=ledger_of(it, candidates, len(schedule), seconds),
         control=control,
-        seconds=it.stages.value("seconds", lambda: {"seconds": it.stages.seconds})["seconds"],
+        seconds=seconds,
         seed=it.config.seed,
         provenance=it.loaded.provenance,
     )
@@ -221,17 +227,20 @@ def search(it: Run, start: Candidate, schedule: tuple[float, ...]) -> tuple[Cand
         return chosen, candidates
 
 
-def ledger_of(it: Run, candidates: Candidates, rounds: int) -> dict[str, Any]:
-    """What the search took: candidates, and the images that trials sent through networks."""
+def ledger_of(it: Run, candidates: Candidates, rounds: int, seconds: float) -> dict[str, Any]:
+    """What the run took: candidates, the images that trials sent through networks, and the seconds of each phase."""
     trials = candidates.trials
+    ranked = [t for t in trials if t.score is not None and not t.facts.get("backward")]
     return {
         "candidates": candidates.workshop.candidates - 1 + len(trials),
         "rounds": rounds,
         "trials": len(trials),
+        "trials_ranked": len(ranked),
         "trials_tuned": sum(1 for t in trials if t.facts.get("backward")),
         "trials_failed": sum(1 for t in trials if t.score is None),
         "images_forward": sum(int(t.facts.get("forward", 0)) for t in trials),
         "images_backward": sum(int(t.facts.get("backward", 0)) for t in trials),
+        "seconds": seconds_by_phase(it.stages.journal.records, seconds),
     }
 
 
@@ -265,14 +274,26 @@ def size_total(loaded: LoadedModel, chosen: Candidate, target: Target) -> float:
 
 
 def save(it: Run, chosen: Candidate, result: Mapping[str, Any], out: Path) -> None:
-    """Write the network, its recipe, the loader's own format, the metrics and, last of all, `result.json`."""
+    """Write the network, its recipe, the loader's own format, metrics and report and, last of all, `result.json`."""
     files.write_weights(out / files.WEIGHTS, chosen.model)
     # on disk a recipe is relative to the original class, also where runs are chained
     recipe = compose(it.loaded.recipe, chosen.recipe)
     write_json(out / files.RECIPE, recipe_to_dict(recipe))
     it.hook.prune_save_model(loaded=it.loaded, pruned=chosen.model, recipe=recipe, result=result, directory=out)
-    rows = ["stage,metric,value,loss,images"]
-    rows += [f"{stage},{s.name},{s.value},{s.loss},{s.images}" for stage, s in chosen.stages.items()]
-    write_text(out / "metrics.csv", "\n".join(rows) + "\n")
+    leave_report(it, result, out)
     write_json(out / files.RESULT, result)
     it.emit({"event": "done", "result": result, "directory": str(out)})
+
+
+def leave_report(it: Run, result: Mapping[str, Any], out: Path) -> None:
+    """`metrics.csv` and `report.html`; a report that cannot be made is told in one line and takes no run with it."""
+    write_text(out / METRICS, metrics_csv(read_run(out, result)))
+    try:
+        write_report(out, result)
+    except RunDirectoryError:
+        raise  # the disk is full: `--resume` writes it
+    except ConfigError as error:
+        it.emit({"event": "warning", "text": f"report.html was left out: {error}, then `prune report {out}`"})
+    except Exception as error:  # days of training end here
+        text = f"report.html was left out: {type(error).__name__}: {error}; everything else is written"
+        it.emit({"event": "warning", "text": text})

@@ -73,12 +73,18 @@ class Stages:
         """The recorded result of stage `name`, or that of `compute`, recorded."""
         record: Mapping[str, Any] | None = self.journal.find("stage", name)
         if record is None:
+            began = time.monotonic()
             snapshot = compute()
             checkpoint = f"checkpoints/{_slug(name)}.safetensors"
             if self._world.first:
                 write_weights(self.directory / checkpoint, snapshot.model)
             record = self._recorded(
-                "stage", name, recipe=recipe_to_dict(snapshot.recipe), checkpoint=checkpoint, data=dict(snapshot.data)
+                "stage",
+                name,
+                began,
+                recipe=recipe_to_dict(snapshot.recipe),
+                checkpoint=checkpoint,
+                data=dict(snapshot.data),
             )
             self.drop_scratch()
         # read back also when it was computed just now: what follows sees the same network whether or not the run was cut off
@@ -94,17 +100,21 @@ class Stages:
             for left in (self.directory / "checkpoints").glob("*.partial.pt"):
                 left.unlink()
 
-    def value(self, name: str, compute: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-        """The same for a stage that yields plain values only."""
+    def value(
+        self, name: str, compute: Callable[[], Mapping[str, Any]], *, began: float | None = None
+    ) -> Mapping[str, Any]:
+        """The same for a stage that yields plain values only. began: by the monotonic clock, where the work came before."""
         record: Mapping[str, Any] | None = self.journal.find("value", name)
         if record is None:
-            record = self._recorded("value", name, data=dict(compute()))
+            began = time.monotonic() if began is None else began
+            record = self._recorded("value", name, began, data=dict(compute()))
         data: Mapping[str, Any] = record["data"]
         return data
 
-    def _recorded(self, event: str, name: str, **record: Any) -> Mapping[str, Any]:
-        """Append a record; every process goes on with that of the first."""
-        self.journal.append({"event": event, "name": name, "at": round(self.seconds, 3), **record})
+    def _recorded(self, event: str, name: str, began: float, **record: Any) -> Mapping[str, Any]:
+        """Append a record; every process goes on with that of the first. at: seconds of the run; seconds: of the stage."""
+        clock = {"at": round(self.seconds, 3), "seconds": round(time.monotonic() - began, 3)}
+        self.journal.append({"event": event, "name": name, **clock, **record})
         found: Mapping[str, Any] = self._world.agreed(self.journal.find(event, name))
         self.journal.replace(found)
         return found

@@ -47,6 +47,7 @@ def round_of(
         proof, cost = dataclasses.asdict(made.certificate), dataclasses.asdict(made.cost)
         facts: dict[str, Any] = {"certificate": proof, "cost": cost, "frozen": dict(made.frozen)}
         facts |= {"size": made.size, "notes": list(made.notes), "step": recipe_to_dict(made.recipe)}
+        facts |= {"base": proposal.base, "reduce": proposal.reduce, "why": proposal.why}
         return Snapshot(made.model, apply(base, made), facts)
 
     pure = it.stages.run(f"{name}/cut", compute_cut)

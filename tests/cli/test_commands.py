@@ -83,6 +83,7 @@ def test_a_run_leaves_every_file_and_every_field(finished: Path) -> None:
     out = finished / "out"
     names = {p.name for p in out.iterdir()}
     assert {"config.yaml", "journal.jsonl", "model.safetensors", "recipe.json", "result.json", "metrics.csv"} <= names
+    assert "report.html" in names
     result = result_of(out)
     fields = (
         "algorithm criterion target size macs params metric val_accuracy time seconds certificate unprunable widths"

@@ -25,6 +25,7 @@ from tests.legacy.bundle import ofa_resnet50d, old_yaml, write_interface, write_
 # what is not under test here; `--set` works on old files too
 QUICK = ("--set", "control=none", "--set", "recalibration.images=64", "--set", "compensation.images=64")
 OURS = {"config.yaml", "journal.jsonl", "checkpoints", "model.safetensors", "recipe.json", "result.json", "metrics.csv"}
+OURS |= {"report.html"}
 
 
 def directory_of(where: Path, **changes: Any) -> Path:

@@ -75,7 +75,9 @@ class Candidates:
             cuts = self.workshop.block_cuts(candidate, delta, saving)
             return {"cuts": [{**dataclasses.asdict(c), "kept": _lists(c.kept), "near": list(c.near)} for c in cuts]}
 
-        found = self._it.stages.value(f"blocks-{candidate.number}-{delta if saving is None else saving:.6f}", compute)["cuts"]
+        found = self._it.stages.value(f"blocks-{candidate.number}-{delta if saving is None else saving:.6f}", compute)[
+            "cuts"
+        ]
         return tuple(BlockCut(**{**c, "kept": _indices(c["kept"]), "near": tuple(c["near"])}) for c in found)
 
     def realise(self, proposals: Sequence[Proposal], number: int) -> list[Candidate]:

@@ -275,9 +275,7 @@ class Workshop:
             )
         return self._analyses[candidate.number]
 
-    def propose(
-        self, candidate: Candidate, reduce: float, sensitivity: Mapping[str, float] | None = None
-    ) -> Proposal:
+    def propose(self, candidate: Candidate, reduce: float, sensitivity: Mapping[str, float] | None = None) -> Proposal:
         """The exact plan that cuts `candidate` to a cumulative reduction."""
         return propose(self.bench, candidate, self.analysis(candidate), reduce, sensitivity)
 

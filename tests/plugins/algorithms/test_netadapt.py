@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 from prunecore_plugins.algorithms.netadapt import NetAdapt
-from prunecore_plugins.algorithms.netadapt.fast import cut_sets
+from prunecore_plugins.algorithms.netadapt.fast import sensitivities
 from torch import nn
 
 from prunecore import Candidate, ConfigError, Cost, Problem, Proposal, Recipe, Score, Target
@@ -22,7 +22,7 @@ class World:
 
     def __init__(self, *, near=(), fails=()):
         self.widths = {0: dict(WIDTHS)}
-        self.rounds = []
+        self.rounds, self.planned, self.sensitivities = [], [], []
         self.near, self.fails = dict(near), set(fails)
 
     def candidate(self, number, widths, *, trial=False):
@@ -42,8 +42,16 @@ class World:
         start = dataclasses.replace(self.candidate(0, WIDTHS), score=None)
         return Problem(start, Target(reduce, **target), (reduce,), 0, self.plan, self.block_cuts)
 
-    def plan(self, candidate, reduce):
-        return Proposal({"c": np.arange(10 - round(30 * reduce))}, candidate.number, reduce)
+    def plan(self, candidate, reduce, sensitivity=None):
+        """All from one block: c by the criterion alone, a by the first sensitivities of a network, b by the second."""
+        self.planned.append(reduce)
+        block = "c"
+        if sensitivity is not None:
+            self.sensitivities.append(sensitivity)
+            block = "a" if len(self.sensitivities) % 2 else "b"
+        widths = self.widths[candidate.number]
+        gone = round(30 * (candidate.size - 1 + reduce))
+        return Proposal({block: np.arange(widths[block] - gone)}, candidate.number, reduce)
 
     def block_cuts(self, candidate, delta, saving):
         widths = self.widths[candidate.number]
@@ -117,36 +125,69 @@ def test_exact_with_top_n_tries_the_best_until_they_do_worse_than_the_next():
     assert flat.count(["a", "b", "c"]) >= 2
 
 
-def test_fast_ranks_without_training_and_tunes_only_the_best_sets():
+def test_fast_prices_blocks_without_training_and_tunes_only_whole_allocations():
     world = World()
-    run(world, 0.1, warm_start=0.0, finalists=2, joint=1, batches=8)
-    ranking, first, second, step = world.rounds[:4]
-    assert [list(p.kept) for p in ranking] == [[], ["a"], ["b"], ["c"]]  # the network before the round is measured too
-    assert all((p.tune, p.images, p.calibration) == (None, 512, 256) for p in ranking)
-    assert [(list(p.kept), p.tune, p.batches) for p in first] == [(["a"], "retraining", 2), (["b"], "retraining", 2)]
-    assert [(list(p.kept), p.batches) for p in second] == [(["a"], 8)]
-    assert [(list(p.kept), p.trial) for p in step] == [(["a"], False)]
+    chosen = run(world, 0.1, batches=8)
+    pricing, first, second, step = world.rounds
+    assert [list(p.kept) for p in pricing] == [[], ["a"], ["b"], ["c"]]  # the network before the round is measured too
+    assert all((p.trial, p.tune, p.images, p.calibration) == (True, None, 512, 256) for p in pricing)
+    assert [(list(p.kept), p.tune, p.batches) for p in first] == [
+        (["c"], "retraining", 2),
+        (["a"], "retraining", 2),
+        (["b"], "retraining", 2),
+    ]
+    assert [(list(p.kept), p.batches) for p in second] == [(["a"], 8), (["b"], 8)]
+    assert [(list(p.kept), p.trial, p.tune) for p in step] == [(["a"], False, "training")]
+    assert step[0].why == "planned by what blocks cost: loss 0.0300 after a short fine-tune, best of 3 allocations"
+    assert world.widths[chosen.number] == {"a": 7, "b": 10, "c": 10}
 
 
-def test_fast_ranks_again_what_is_near_the_last_cut_and_everything_now_and_then():
-    world = World(near={"a": ("b",), "b": ("a",)})
-    run(world, 0.2, warm_start=0.0, finalists=1, joint=1, refresh=3)
-    ranked = [[next(iter(p.kept), "") for p in r] for r in world.rounds if r[0].tune is None]
-    assert ranked[0] == ["", "a", "b", "c"]
-    assert ranked[1] == ["", "a", "b"]
-    assert ranked[2] == ["", "a", "b"]
-    assert ranked[3] == ["", "a", "b", "c"]
+def test_sensitivities_are_prices_over_their_mean_to_a_power():
+    cuts = [cut("a", 0.1), cut("b", 0.1), cut("c", 0.1)]
+    found = sensitivities(cuts, {"a": 0.01, "b": 0.04, "c": 0.16}, 0.5)
+    assert found == pytest.approx({"a": 0.5, "b": 1.0, "c": 2.0})
 
 
-def test_a_warm_start_is_one_planned_cut():
+def test_linked_groups_have_the_price_of_their_block_but_blocks_their_own():
+    both = BlockCut("a", {"a": np.arange(3), "linked": np.arange(3), "b": np.arange(3)}, 4, 3, 0.9)
+    found = sensitivities([both, cut("b", 0.1)], {"a": 1.0, "b": 4.0}, 1.0)
+    assert found == pytest.approx({"a": 0.5, "linked": 0.5, "b": 2.0})
+
+
+def test_the_planner_is_given_prices_and_prices_per_saving():
     world = World()
-    run(world, 0.2, warm_start=0.5)
-    assert [(list(p.kept), p.trial, p.reduce) for p in world.rounds[0]] == [(["c"], False, 0.1)]
+    run(world, 0.1, strength=1.0)
+    by_price, by_rate = world.sensitivities
+    # a quarter of 10 channels is 2: they cost 0.02, 0.04, 0.6, and save the same
+    assert by_price == pytest.approx(
+        {n: p / (0.02 * 0.04 * 0.6) ** (1 / 3) for n, p in {"a": 0.02, "b": 0.04, "c": 0.6}.items()}
+    )
+    assert by_rate == pytest.approx(by_price)
+
+
+def test_rounds_cut_by_equal_ratios_and_price_anew():
+    world = World()
+    run(world, 0.4, rounds=2, weighed_by=("price",))
+    assert world.planned == pytest.approx([1 - 0.6**0.5, 0.4])
+    assert [len(asked) for asked in world.rounds if asked[0].tune is None] == [4, 4]
+
+
+def test_by_the_criterion_alone_nothing_is_priced():
+    world = World()
+    run(world, 0.1, weighed_by=("criterion",))
+    assert [(list(p.kept), p.trial) for asked in world.rounds for p in asked] == [(["c"], True), (["c"], False)]
+
+
+def test_a_block_whose_trial_fails_counts_as_the_dearest():
+    world = World(fails=["a"])
+    run(world, 0.1, weighed_by=("price", "criterion"), strength=1.0)
+    (found,) = world.sensitivities
+    assert found["a"] == found["c"] > found["b"]
 
 
 def test_aligning_comes_first_and_is_all_where_nothing_is_to_be_removed():
     world = World()
-    world.plan = lambda candidate, reduce: Proposal({"c": np.arange(8)}, candidate.number, reduce)
+    world.plan = lambda candidate, reduce, sensitivity=None: Proposal({"c": np.arange(8)}, candidate.number, reduce)
     chosen = run(world, 0.0, target={"align_all": True, "multiple_of": 8})
     assert (len(world.rounds), world.widths[chosen.number]["c"]) == (1, 8)
 
@@ -161,18 +202,19 @@ def test_where_nothing_is_cut_the_network_is_trained():
 @pytest.mark.parametrize(
     ("options", "phases"),
     [
-        ({}, ["retraining", "retraining", "training"]),
-        ({"long_term": "each"}, ["training", "training"]),
+        ({}, ["training"]),
+        ({"rounds": 2}, ["training", "training"]),
+        ({"rounds": 2, "long_term": "end"}, ["retraining", "retraining", "training"]),
         ({"exact": True}, ["training"] * 6),
         ({"exact": True, "long_term": "end"}, ["retraining"] * 6 + ["training"]),
     ],
 )
 def test_the_long_term_fine_tune_comes_at_the_end_or_after_each_cut(options, phases):
     world = World()
-    run(world, 0.2, warm_start=0.5, joint=3, budget=0.3, **options)
+    run(world, 0.2, **options)
     steps = [asked[0] for asked in world.rounds if not asked[0].trial]
     assert [p.tune for p in steps] == phases
-    assert [not p.kept for p in steps] == [False] * (len(phases) - 1) + [phases[-2] == "retraining"]
+    assert [not p.kept for p in steps] == [False] * (len(phases) - 1) + ["retraining" in phases]
 
 
 def test_with_a_step_all_proposals_of_a_round_save_the_same_and_less_in_each():
@@ -186,25 +228,6 @@ def test_with_a_step_all_proposals_of_a_round_save_the_same_and_less_in_each():
 
 def cut(block, saved, near=()):
     return BlockCut(block, {block: np.arange(3)}, 4, 3, 1.0 - saved, near)
-
-
-def sets(cuts, prices, *, joint=4, finalists=1, budget=1.0, goal=0.0):
-    base = Candidate(0, nn.Identity(), Recipe(), Cost(1, 1), 1.0)
-    options = NetAdapt.Options(joint=joint, finalists=finalists, budget=budget)
-    return [s.blocks for s in cut_sets(base, cuts, prices, options, goal=goal)]
-
-
-def test_sets_take_the_cheapest_that_are_apart_within_the_budget():
-    cuts = [cut("a", 0.04), cut("b", 0.04, near=("a",)), cut("c", 0.04), cut("d", 0.04)]
-    prices = {"a": 0.4, "b": 0.1, "c": 0.2, "d": 0.3}
-    assert sets(cuts, prices) == ["b, c, d"]  # a is near b
-    assert sets(cuts, prices, budget=0.09) == ["b, c"]
-    assert sets(cuts, prices, joint=1, finalists=3) == ["b", "c", "d"]
-
-
-def test_of_cuts_that_gain_the_larger_one_wins():
-    """A ratio of loss to saving would take the smaller one."""
-    assert sets([cut("small", 0.01), cut("large", 0.05)], {"small": -0.5, "large": -0.4}, joint=1) == ["large"]
 
 
 def test_a_failed_trial_drops_its_block_and_all_failed_is_an_error():

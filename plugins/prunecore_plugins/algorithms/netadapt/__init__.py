@@ -15,46 +15,42 @@ if TYPE_CHECKING:
 
 class NetAdapt:
     """Two modes. `exact: true` is the paper's loop: every round, every block that can shrink is tried with a short fine-tune, and
-    the most accurate wins. The default is fast: all blocks are ranked by recalibration and loss alone, and only the best few
-    sets of blocks are tuned.
+    the most accurate wins. The default is fast: one forward-only trial a block says what it costs, the planner makes whole
+    allocations from that, and only these are tuned.
     """
 
     class Options(BaseModel):
-        """delta_crop: part of a block that a proposal removes. step: in its place, part of the measure that every proposal of a
-        round removes, as in the paper, `decay` times as much in each round as in the one before. top_n (exact): after a full
-        round only the n best blocks are tried, until they do worse than the next. images: of the search split that rank and
-        choose, always the same (exact: all). long_term: `training` comes after each accepted cut, or once at the end, with
-        `retraining` after the others (default: each where exact, else end).
+        """long_term: `training` comes after each accepted cut, or once at the end, with `retraining` after the others.
 
-        Levers of the fast mode: warm_start: part of the reduction that one planned cut makes first. joint: blocks that may be cut
-        in one round, where they verify together (1: one). budget: part of the measure that a round removes, at most.
-        finalists: sets of blocks that are tuned; halving: with few batches first. refresh: rounds after which all blocks are ranked
-        anew; in between those near the last cut (1: always all). calibration: images that recalibrate a ranked proposal.
-        batches: of a finalist's fine-tune.
+        Of the exact mode: delta_crop: part of a block that a proposal removes. step: in its place, part of the measure that every
+        proposal of a round removes, as in the paper, `decay` times as much in each round as in the one before. top_n: after a full
+        round only the n best blocks are tried, until they do worse than the next.
+
+        Of the fast mode: rounds: cuts, of equal ratio. probe: part of a block that goes in the trial that prices it. images: of the
+        search split that price and choose, always the same. calibration: images that recalibrate a trial. weighed_by: allocations
+        that are tried: by the criterion alone, and by saliencies that are weighed by what a block costs, or costs per saving.
+        strength: the power of these weights. batches: of the short fine-tune; halving: a quarter of them first, for all, then all
+        of them for the better half.
         """
 
         model_config = ConfigDict(frozen=True, extra="forbid")
 
         exact: bool = False
         delta_crop: float = Field(default=0.1, gt=0, lt=1)
+        long_term: Literal["each", "end"] = "each"
         step: float | None = Field(default=None, gt=0, lt=1)
         decay: float = Field(default=0.96, gt=0, le=1)
-        long_term: Literal["each", "end"] | None = None
         top_n: int | None = Field(default=None, ge=1)
+        rounds: int = Field(default=1, ge=1)
+        probe: float = Field(default=0.25, gt=0, lt=1)
         images: int = Field(default=512, ge=16)
-        warm_start: float = Field(default=0.5, ge=0, le=1)
-        joint: int = Field(default=4, ge=1)
-        budget: float = Field(default=0.05, gt=0, le=1)
-        finalists: int = Field(default=3, ge=1)
-        halving: bool = True
-        refresh: int = Field(default=4, ge=1)
         calibration: int = Field(default=256, ge=2)
+        weighed_by: tuple[Literal["criterion", "price", "rate"], ...] = Field(
+            default=("criterion", "price", "rate"), min_length=1
+        )
+        strength: float = Field(default=0.5, gt=0)
         batches: int = Field(default=20, ge=1)
-
-        @property
-        def each(self) -> bool:
-            """Whether `training` comes after each accepted cut."""
-            return self.long_term == "each" or (self.long_term is None and self.exact)
+        halving: bool = True
 
     def __init__(self, options: Options) -> None:
         self._options = options

@@ -17,14 +17,11 @@ Steps = Generator[Sequence[Proposal], Sequence[Candidate], Candidate]
 TOLERANCE = 0.005  # of the size, as everywhere
 
 
-def first_cuts(problem: Problem, options: NetAdapt.Options, *, warm_start: float) -> Steps:
-    """Align all widths where that is asked for; then one planned cut for a part of the reduction."""
-    base, target = problem.start, problem.target
-    tune = tune_of(problem, options)
-    if target.align_all:
-        (base,) = yield [replace(problem.plan(base, 0.0), tune=tune)]
-    if warm_start and target.reduce and not reached(problem, base):
-        (base,) = yield [replace(problem.plan(base, warm_start * target.reduce), tune=tune)]
+def first_cuts(problem: Problem, options: NetAdapt.Options) -> Steps:
+    """All widths aligned, where that is asked for."""
+    base = problem.start
+    if problem.target.align_all:
+        (base,) = yield [replace(problem.plan(base, 0.0), tune=tune_of(problem, options))]
     return base
 
 
@@ -37,7 +34,7 @@ def last_training(problem: Problem, base: Candidate, options: NetAdapt.Options) 
 
 def tune_of(problem: Problem, options: NetAdapt.Options) -> Literal["training", "retraining"]:
     """What follows an accepted cut; where all that is asked for is aligned widths, that cut is the last."""
-    return "training" if options.each or not problem.target.reduce else "retraining"
+    return "training" if options.long_term == "each" or not problem.target.reduce else "retraining"
 
 
 def cuts_of(problem: Problem, base: Candidate, options: NetAdapt.Options, number: int) -> tuple[BlockCut, ...]:

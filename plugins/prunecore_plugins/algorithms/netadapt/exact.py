@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def exact_search(problem: Problem, options: NetAdapt.Options) -> Steps:
     """Rounds until the target is met, or no block can shrink."""
-    base = yield from first_cuts(problem, options, warm_start=0.0)
+    base = yield from first_cuts(problem, options)
     best: tuple[str, ...] = ()  # the blocks that are tried, where not all are
     next_best = float("-inf")  # accuracy of the block after those in the last full round
     number = 0

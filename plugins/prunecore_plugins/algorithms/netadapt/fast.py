@@ -1,147 +1,119 @@
-"""The same search for a fraction of the images.
+"""The same for a fraction of the images: blocks are priced by forward passes, and the exact planner spends the prices.
 
-Blocks are ranked by recalibration and loss alone (forward passes); ranks of blocks away from the last cut are reused. The
-cheapest blocks make sets of about equal savings; sets are tuned, few batches first, and the one with the lowest loss is kept.
+Every round, one forward-only trial a block says what its channels cost in loss. Prices become sensitivities of the planner, which
+so makes a few whole allocations of the wanted size; these are tuned, few batches first, and the one with the lowest loss is kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
 
 from prunecore import Candidate, Problem, Proposal
 
-from .common import Steps, cuts_of, first_cuts, last_training, reached, survivors, tune_of
+from .common import Steps, first_cuts, last_training, reached, survivors, tune_of
 
 if TYPE_CHECKING:
     from prunecore.planning import BlockCut
 
     from . import NetAdapt
 
-_LEAST = 1e-3  # of the loss: a cut that costs less is as good as free, and the larger one is better
-_ALIKE = 0.75  # sets that save less than this part of the largest are not compared with it
-_FEW = 4  # the part of the batches that comes first, where sets are halved
+Turn = Generator[Sequence[Proposal], Sequence[Candidate], Mapping[str, float]]
+Choice = Generator[Sequence[Proposal], Sequence[Candidate], tuple[str, Proposal, float]]
 
-
-@dataclass(frozen=True, eq=False)
-class CutSet:
-    """Blocks that are cut together. saved: part of the measure."""
-
-    cuts: tuple[BlockCut, ...]
-    saved: float
-
-    @property
-    def blocks(self) -> str:
-        return ", ".join(c.block for c in self.cuts)
-
-    def proposal(self, base: Candidate, **more: object) -> Proposal:
-        kept = {name: index for c in self.cuts for name, index in c.kept.items()}
-        return Proposal(kept, base.number, 1.0 - base.size + self.saved, **more)  # type: ignore[arg-type]
+_LEAST = 1e-3  # of the loss: a cut that costs less is as good as free
+_FEW = 4  # the part of the batches that comes first, where allocations are halved
+CRITERION: Final = "criterion"
+PRICE: Final = "price"
+RATE: Final = "rate"
+_SPELT = {CRITERION: "the criterion alone", PRICE: "what blocks cost", RATE: "what blocks cost per saving"}
 
 
 def fast_search(problem: Problem, options: NetAdapt.Options) -> Steps:
-    """Rounds until the target is met, or no block can shrink."""
-    base = yield from first_cuts(problem, options, warm_start=options.warm_start)
-    prices: Mapping[str, float] = {}
-    near: frozenset[str] = frozenset()
-    number = 0
-    while not reached(problem, base):
-        cuts = cuts_of(problem, base, options, number)
-        if not cuts:
+    """`rounds` cuts of the same ratio, each chosen by trial."""
+    base = yield from first_cuts(problem, options)
+    left, reduce = base.size, problem.target.reduce
+    for number in range(1, options.rounds + 1):
+        if reached(problem, base):
             break
-        full = number % options.refresh == 0
-        asked = [c for c in cuts if full or c.block in near or c.block not in prices]
-        prices = yield from _priced(base, asked, prices, options)
-        sets = cut_sets(base, cuts, prices, options, goal=1.0 - problem.target.reduce)
-        chosen, loss = yield from _chosen(base, sets, options)
-        why = f"{chosen.blocks}: loss {loss:.4f} after a short fine-tune, best of {len(sets)} sets from {len(cuts)} blocks"
-        (base,) = yield [chosen.proposal(base, tune=tune_of(problem, options), why=why)]
-        near = frozenset(n for c in chosen.cuts for n in (c.block, *c.near))
-        number += 1
+        size = (1.0 - reduce) ** (number / options.rounds) * left ** (1.0 - number / options.rounds)
+        aim = reduce if number == options.rounds else 1.0 - size
+        plans = yield from _allocations(problem, base, options, aim)
+        name, plan, loss = yield from _chosen(base, plans, options)
+        why = f"planned by {_SPELT[name]}: loss {loss:.4f} after a short fine-tune, best of {len(plans)} allocations"
+        (base,) = yield [replace(plan, tune=tune_of(problem, options), why=why)]
     return (yield from last_training(problem, base, options))
 
 
-def _priced(
-    base: Candidate, cuts: Sequence[BlockCut], old: Mapping[str, float], options: NetAdapt.Options
-) -> Generator[Sequence[Proposal], Sequence[Candidate], dict[str, float]]:
-    """What each block costs in loss, newly measured for `cuts`, as it was for the others."""
+def _allocations(
+    problem: Problem, base: Candidate, options: NetAdapt.Options, aim: float
+) -> Generator[Sequence[Proposal], Sequence[Candidate], dict[str, Proposal]]:
+    """Plans for the reduction `aim`, by what they weigh saliency with; equal ones once."""
+    found: dict[str, Proposal] = {}
+    if CRITERION in options.weighed_by:
+        found[CRITERION] = problem.plan(base, aim)
+    cuts = problem.block_cuts(base, options.probe, None)
+    if cuts and set(options.weighed_by) - {CRITERION}:
+        prices = yield from _prices(base, cuts, options)
+        rates = {c.block: prices[c.block] / max(base.size - c.size, 1e-9) for c in cuts}
+        for name, values in ((PRICE, prices), (RATE, rates)):
+            if name in options.weighed_by:
+                found[name] = problem.plan(base, aim, sensitivities(cuts, values, options.strength))
+    return _unlike(found) or {CRITERION: problem.plan(base, aim)}
+
+
+def _prices(base: Candidate, cuts: Sequence[BlockCut], options: NetAdapt.Options) -> Turn:
+    """What each block's cut costs in loss, by forward passes alone; one whose trial failed counts as the dearest."""
     measured = {"tune": None, "trial": True, "images": options.images, "calibration": options.calibration}
-    proposals = [Proposal({}, base.number, **measured), *(Proposal(c.kept, base.number, **measured) for c in cuts)]  # type: ignore[arg-type]
-    whole, *tried = yield proposals
+    whole, *tried = yield [Proposal(kept, base.number, **measured) for kept in ({}, *(c.kept for c in cuts))]  # type: ignore[arg-type]
     (before,) = survivors([whole], "the network before the round")
-    survivors(tried or [whole], "a round")
+    survivors(tried, "a round")
     start = before.score.loss if before.score is not None else 0.0
-    # a failed trial's block is left out until it is ranked again
-    new = {
-        cut.block: float("inf") if found.score is None else found.score.loss - start
-        for cut, found in zip(cuts, tried, strict=True)
+    costs = [None if c.score is None else max(c.score.loss - start, _LEAST) for c in tried]
+    dearest = max(c for c in costs if c is not None)
+    return {cut.block: dearest if cost is None else cost for cut, cost in zip(cuts, costs, strict=True)}
+
+
+def sensitivities(cuts: Sequence[BlockCut], values: Mapping[str, float], strength: float) -> dict[str, float]:
+    """Factors on saliency, by group: (value over the geometric mean of all) to the power of `strength`."""
+    mean = float(np.mean(np.log([values[c.block] for c in cuts])))
+    blocks = {c.block for c in cuts}
+    # groups that a block takes with it, but that are blocks of their own, have a price of their own
+    return {
+        group: float(np.exp(strength * (np.log(values[c.block]) - mean)))
+        for c in cuts
+        for group in c.kept
+        if group == c.block or group not in blocks
     }
-    return {**old, **new}
 
 
-def cut_sets(
-    base: Candidate, cuts: Sequence[BlockCut], prices: Mapping[str, float], options: NetAdapt.Options, *, goal: float
-) -> list[CutSet]:
-    """At most `finalists` sets, the cheapest first. Blocks of a set share no tensor, so that their savings add up.
-
-    Price per saving decides, where a price counts as at least a thousandth: else the smaller of two free cuts would win.
-    """
-    by_rate = sorted(cuts, key=lambda c: (max(prices[c.block], _LEAST) / max(base.size - c.size, 1e-9), c.size))
-    room = min(options.budget, base.size - goal) + 1e-9
-    found: list[CutSet] = []
-    for leader in range(min(options.finalists, len(by_rate))):
-        # each further set leaves out the leaders of those before it
-        made = _greedy(base, by_rate[leader:], prices, options.joint, room)
-        if made is not None and all(made.blocks != other.blocks for other in found):
-            found.append(made)
-    most = max((s.saved for s in found), default=0.0)
-    return [s for s in found if s.saved >= _ALIKE * most]  # of unlike sets the smallest would have the lowest loss
+def _unlike(plans: Mapping[str, Proposal]) -> dict[str, Proposal]:
+    """Each allocation once, under its first name."""
+    found: dict[str, Proposal] = {}
+    seen = set()
+    for name, plan in plans.items():
+        content = tuple((group, index.tobytes()) for group, index in sorted(plan.kept.items()))
+        if content not in seen:
+            seen.add(content)
+            found[name] = plan
+    return found
 
 
-def _greedy(
-    base: Candidate, cuts: Sequence[BlockCut], prices: Mapping[str, float], most: int, room: float
-) -> CutSet | None:
-    taken: list[BlockCut] = []
-    saved = 0.0
-    for cut in cuts:
-        saves = base.size - cut.size
-        apart = all(cut.block not in other.near for other in taken)
-        if prices[cut.block] == float("inf") or (taken and (saved + saves > room or not apart)):
-            continue
-        taken.append(cut)
-        saved += saves
-        if len(taken) == most or saved >= room:
-            break
-    return CutSet(tuple(taken), saved) if taken else None
-
-
-def _chosen(
-    base: Candidate, sets: Sequence[CutSet], options: NetAdapt.Options
-) -> Generator[Sequence[Proposal], Sequence[Candidate], tuple[CutSet, float]]:
-    """The set with the lowest loss after a short fine-tune; with halving, half of them go after a quarter of the batches."""
-    stages = (
-        [max(1, options.batches // _FEW), options.batches] if options.halving and len(sets) > 1 else [options.batches]
-    )
-    left = list(sets)
-    best = 0.0
-    for number, batches in enumerate(stages):
-        tried = yield [
-            s.proposal(
-                base,
-                tune="retraining",
-                trial=True,
-                batches=batches,
-                images=options.images,
-                calibration=options.calibration,
-            )
-            for s in left
-        ]
+def _chosen(base: Candidate, plans: Mapping[str, Proposal], options: NetAdapt.Options) -> Choice:
+    """The allocation with the lowest loss after a short fine-tune; with halving, half go after a quarter of the batches."""
+    first = [max(1, options.batches // _FEW)] if options.halving and len(plans) > 2 else []
+    left = list(plans)
+    ranked: list[tuple[float, int, str]] = []
+    for batches in (*first, options.batches):
+        trial = {"tune": "retraining", "trial": True, "images": options.images, "calibration": options.calibration}
+        tried = yield [replace(plans[name], batches=batches, **trial) for name in left]  # type: ignore[arg-type]
+        survivors(tried, "the allocations")
         ranked = sorted(
-            ((c.score.loss, c.cost.macs, place) for place, c in enumerate(tried) if c.score is not None),
+            (c.score.loss, c.cost.macs, name) for name, c in zip(left, tried, strict=True) if c.score is not None
         )
-        survivors(tried, "the best sets")
-        best = ranked[0][0]
-        count = 1 if number == len(stages) - 1 else (len(ranked) + 1) // 2
-        left = [left[place] for _, _, place in ranked[:count]]
-    return left[0], best
+        left = [name for _, _, name in ranked[: (len(ranked) + 1) // 2]]
+    loss, _, name = ranked[0]
+    return name, plans[name], loss

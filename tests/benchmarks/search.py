@@ -1,0 +1,176 @@
+"""NetAdapt, fast and exact, against AGP and one-shot pruning at equal numbers of training images, and what each lever gives.
+
+    python tests/benchmarks/search.py --cache DIR [--only GLOB]   fill in the missing rows NET/P/METHOD/SEED
+    python tests/benchmarks/search.py --cache DIR --write         the same, and put tables and plot into the docs
+
+Needs Debian's package `dataset-fashion-mnist`, and matplotlib for `--write`. Every row is a run of `prune run`. Methods named
+`NAME@exact` and `NAME@fast` are trained on as many images as that search took in all, its trials and its last fine-tune together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import itertools
+import json
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import one_shot
+import torch
+
+import prunecore
+from prunecore.config.reader import parse
+from prunecore.run.pipeline import run
+from prunecore.training import batches
+
+NETS, REDUCTIONS, SEEDS = ("small_resnet", "small_mobilenet"), (0.5, 0.8), (1, 2, 3)
+IMAGES, BATCH, STEPS = 60_000, 32, 20  # of training data; of a short-term batch; short-term steps of a candidate
+LONG = {"epochs": 2, "max_batches": 300, "batch_size": 64, "lr": 2e-3}  # the long-term fine-tune
+LONG_IMAGES = 2 * 300 * 64
+ROUNDS = 5  # of AGP
+SCORING = {"batches": 8, "batch_size": 64}  # images that gradients are taken from, each time that channels are scored
+SEARCHES = ("exact", "fast")
+PEERS = tuple(f"{name}@{search}" for search in SEARCHES for name in ("agp", "one-shot"))
+# the fast mode without one of its levers
+LEVERS: Mapping[str, Mapping[str, Any]] = {
+    "no prices: the criterion alone": {"weighed_by": ["criterion"]},
+    "no trial of allocations: price per saving alone": {"weighed_by": ["rate"]},
+    "all batches at once": {"halving": False},
+    "128 images": {"images": 128, "calibration": 128},
+    "probe of a tenth": {"probe": 0.1},
+    "weights at full strength": {"strength": 1.0},
+    "two rounds": {"rounds": 2, "long_term": "end"},
+}
+ABLATED = ("small_resnet", 0.8)
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE, PLOT = DOCS / "measurements.md", DOCS / "search.svg"
+BEGIN, END = "<!-- search: begin -->", "<!-- search: end -->"
+
+Row = dict[str, Any]
+Key = tuple[str, float, str, int]
+
+
+def keys() -> list[Key]:
+    whole = itertools.product(NETS, REDUCTIONS, (*SEARCHES, *PEERS, "random@fast"), SEEDS)
+    return [*whole, *((*ABLATED, lever, seed) for lever in LEVERS for seed in SEEDS)]
+
+
+def name_of(key: Key) -> str:
+    return "/".join([key[0], str(key[1]), key[2].replace(" ", "-").replace(":", ""), str(key[3])])
+
+
+def settings_of(key: Key, cache: Path) -> dict[str, Any]:
+    """The configuration of a row; of a peer, with the images of the search that it is measured against."""
+    net, reduce, method, seed = key
+    nets = Path(__file__).with_name("nets.py")
+    settings: dict[str, Any] = {
+        "model": {"spec": f"python:{nets}:{net}", "weights": str(cache / f"{net}.pt"), "inputs": [1, 1, 28, 28]},
+        "data": {"kind": "fashion-mnist", "augment": False, "train_limit": IMAGES},
+        "target": {"reduce": reduce},
+        "training": LONG,
+        "retraining": {"epochs": 1, "max_batches": STEPS, "lr": 1e-3, "batch_size": BATCH},
+        "recalibration": {"images": 512},
+        "compensation": {"images": 256},
+        "control": "none",
+        "device": "cpu",
+        "seed": seed,
+        "evaluation": {
+            "max_batches": 4
+        },  # 1,024 images: the whole search split; what is reported is measured on all test images
+    }
+    if "@" not in method:
+        options = (
+            {"exact": True, "long_term": "end"} if method == "exact" else {"batches": STEPS, **LEVERS.get(method, {})}
+        )
+        netadapt = {**options, "step": 0.05, "decay": 0.96}
+        return {**settings, "algorithm": "netadapt", "criterion": "taylor", "taylor": SCORING, "netadapt": netadapt}
+    name, _, search = method.partition("@")
+    images = json.loads(_file(cache, (net, reduce, search, seed)).read_text())["training_images"]
+    rounds = ROUNDS if name == "agp" else 1
+    algorithm = {"agp": "agp", "one-shot": "taylor", "random": "random"}[name]
+    settings |= {"algorithm": algorithm, **({"agp": {"n": ROUNDS}} if name == "agp" else {})}
+    return {**settings, "training": {**LONG, **epochs_of(images / rounds)}}
+
+
+def epochs_of(images: float) -> dict[str, int]:
+    """Two epochs or more of equal length that are `images` in all, none longer than the data."""
+    longest, wanted = (IMAGES - IMAGES // 10) // 64, max(2, round(images / 64))
+    epochs = max(2, -(-wanted // longest))
+    return {"epochs": epochs, "max_batches": round(wanted / epochs)}
+
+
+def training_images(settings: Mapping[str, Any], result: Mapping[str, Any], directory: Path) -> int:
+    """What went forward and backward: to score channels, in trials, after accepted cuts, in the last fine-tune."""
+    journal = (directory / "journal.jsonl").read_text()
+    scored = len(set(re.findall(r'"name": "(?:plan|blocks)-(\d+)-', journal)))
+    trained = settings["training"]
+    tuned = trained["epochs"] * trained["max_batches"] * trained["batch_size"]
+    if settings["algorithm"] == "netadapt":
+        tuned += (journal.count('/fine-tune"') - 1) * STEPS * BATCH
+    elif settings["algorithm"] == "agp":
+        tuned *= ROUNDS
+    scoring = 0 if settings["algorithm"] == "random" else scored * SCORING["batches"] * SCORING["batch_size"]
+    return tuned + scoring + int(result["ledger"]["images_backward"])
+
+
+def row_of(key: Key, cache: Path, directory: Path) -> Row:
+    settings = settings_of(key, cache)
+    result = run(parse(settings), directory, resume=(directory / "config.yaml").is_file())
+    task = one_shot.task_of()
+    correct = _correct(prunecore.load(directory), task)
+    _file(cache, key).with_suffix(".right").write_bytes(np.packbits(correct).tobytes())
+    net, reduce, method, seed = key
+    return {
+        "net": net,
+        "P": reduce,
+        "method": method,
+        "seed": seed,
+        "size": result["size"],
+        "before": one_shot.accuracy(one_shot.trained(net, cache)[0], task),
+        "after": float(correct.mean()),
+        "training_images": training_images(settings, result, directory),
+        "forward_images": result["ledger"]["images_forward"],
+        "backward_images": result["ledger"]["images_backward"],
+        "candidates": result["ledger"]["candidates"],
+        "verified": result["certificate"]["verified"],
+        "seconds": result["seconds"],
+        "widths": [w["after"] for w in result["widths"]],
+    }
+
+
+def _correct(model: torch.nn.Module, task: prunecore.Task) -> Any:
+    """For every test image, whether the answer is right."""
+    model.eval()
+    with torch.no_grad():
+        found = [(model(x).argmax(1) == y) for x, y in batches(task.validation, task, batch_size=500)]
+    return torch.cat(found).numpy()
+
+
+def _file(cache: Path, key: Key) -> Path:
+    return cache / "search" / f"{name_of(key).replace('/', '-')}.json"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", type=Path, required=True, help="directory of weights and rows")
+    parser.add_argument("--only", default="*", metavar="GLOB", help="rows NET/P/METHOD/SEED")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    for key in keys():
+        kept = _file(given.cache, key)
+        if not kept.is_file() and fnmatch.fnmatch(name_of(key), given.only):
+            one_shot.trained(key[0], given.cache)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            row = row_of(key, given.cache, kept.with_suffix(""))
+            kept.write_text(json.dumps(row) + "\n")
+            print(name_of(key), json.dumps(row), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,8 +14,9 @@ import fnmatch
 import itertools
 import json
 import re
+import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,12 +156,150 @@ def _file(cache: Path, key: Key) -> Path:
     return cache / "search" / f"{name_of(key).replace('/', '-')}.json"
 
 
+# ---------------------------------------------------------------- what came out
+
+
+def right(cache: Path, key: Key) -> Any:
+    """Shape `(10_000,)`: which test images the network of a row gets right."""
+    packed = np.frombuffer(_file(cache, key).with_suffix(".right").read_bytes(), dtype=np.uint8)
+    return np.unpackbits(packed)[:10_000].astype(np.int8)
+
+
+def interval(cache: Path, ours: Sequence[Key], theirs: Sequence[Key]) -> tuple[float, float, float]:
+    """Difference of accuracy in points, ours - theirs, and its 95 % interval: seeds and test images drawn anew, pairs together."""
+    gaps = np.stack([right(cache, a) - right(cache, b) for a, b in zip(ours, theirs, strict=True)])
+    generator = np.random.default_rng(0)
+    draws = []
+    for _ in range(10_000):
+        seeds = generator.integers(len(gaps), size=len(gaps))
+        counts = generator.multinomial(gaps.shape[1], np.full(gaps.shape[1], 1 / gaps.shape[1]))
+        draws.append(100 * float((gaps[seeds] @ counts).mean()) / gaps.shape[1])
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return 100 * float(gaps.mean()), float(low), float(high)
+
+
+def spell(found: tuple[float, float, float]) -> str:
+    return f"{found[0]:+.2f} [{found[1]:+.2f}, {found[2]:+.2f}]"
+
+
+def of(rows: Mapping[Key, Row], net: str, reduce: float, method: str, field: str) -> list[float]:
+    return [rows[net, reduce, method, seed][field] for seed in SEEDS]
+
+
+def table(rows: Mapping[Key, Row], cache: Path, net: str, reduce: float) -> str:
+    before = 100 * rows[net, reduce, "fast", 1]["before"]
+    lines = [
+        f"### {net}, P {reduce}: before {before:.2f} %",
+        "",
+        "| method | size | accuracy, % | fast - this, points | trained images | images of trials |",
+        "|---|---|---|---|---|---|",
+    ]
+    for method in ("fast", "one-shot@fast", "agp@fast", "random@fast", "exact", "one-shot@exact", "agp@exact"):
+        after = [100 * a for a in of(rows, net, reduce, method, "after")]
+        ours, theirs = ([(net, reduce, m, seed) for seed in SEEDS] for m in ("fast", method))
+        gap = "" if method == "fast" else spell(interval(cache, ours, theirs))
+        trials = statistics.mean(rows[k]["forward_images"] + rows[k]["backward_images"] for k in theirs)
+        lines.append(
+            f"| {method} | {statistics.mean(of(rows, net, reduce, method, 'size')):.4f} "
+            f"| {statistics.mean(after):.2f} ± {statistics.stdev(after):.2f} | {gap} "
+            f"| {statistics.mean(of(rows, net, reduce, method, 'training_images')):,.0f} | {trials:,.0f} |"
+        )
+    fast, exact = (
+        sum(r["forward_images"] + r["backward_images"] for k, r in rows.items() if k[:3] == (net, reduce, m))
+        for m in SEARCHES
+    )
+    against = spell(
+        interval(cache, [(net, reduce, "exact", s) for s in SEEDS], [(net, reduce, "agp@exact", s) for s in SEEDS])
+    )
+    one = spell(
+        interval(cache, [(net, reduce, "exact", s) for s in SEEDS], [(net, reduce, "one-shot@exact", s) for s in SEEDS])
+    )
+    lines += [
+        "",
+        f"Fast processes {fast / exact:.3f} of the images of exact's trials. exact - agp@exact: {against}; exact - one-shot@exact: {one}.",
+    ]
+    return "\n".join(lines)
+
+
+def ablation(rows: Mapping[Key, Row], cache: Path) -> str:
+    net, reduce = ABLATED
+    lines = [
+        f"### Levers of the fast mode, {net}, P {reduce}",
+        "",
+        "| | accuracy, % | this - fast, points | images of trials | seconds |",
+        "|---|---|---|---|---|",
+    ]
+    for method in ("fast", *LEVERS):
+        after = [100 * a for a in of(rows, net, reduce, method, "after")]
+        theirs, ours = ([(net, reduce, m, seed) for seed in SEEDS] for m in ("fast", method))
+        gap = "" if method == "fast" else spell(interval(cache, ours, theirs))
+        trials = statistics.mean(rows[k]["forward_images"] + rows[k]["backward_images"] for k in ours)
+        seconds = statistics.mean(of(rows, net, reduce, method, "seconds"))
+        lines.append(
+            f"| {method} | {statistics.mean(after):.2f} ± {statistics.stdev(after):.2f} | {gap} | {trials:,.0f} | {seconds:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(rows: Mapping[Key, Row]) -> None:
+    """Accuracy against all images that a method sent through networks, each seed a dot."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "prunecore"  # the same file for the same rows
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(len(REDUCTIONS), len(NETS), figsize=(9, 6.4), sharex=True, squeeze=False)
+    methods = {"fast": "#d62728", "exact": "#1f77b4", "one-shot": "#2ca02c", "agp": "#9467bd", "random": "#7f7f7f"}
+    for axis, (reduce, net) in zip(axes.flat, itertools.product(REDUCTIONS, NETS), strict=True):
+        best: list[tuple[float, float]] = []
+        for name, colour in methods.items():
+            found = [r for k, r in rows.items() if k[:2] == (net, reduce) and k[2].partition("@")[0] == name]
+            xs = [r["training_images"] + r["forward_images"] for r in found]
+            ys = [100 * r["after"] for r in found]
+            axis.plot(xs, ys, "o", color=colour, markersize=4, alpha=0.8, label=name)
+            means = {r["method"] for r in found}
+            best += [
+                (statistics.mean(x for x, r in zip(xs, found, strict=True) if r["method"] == m),
+                 statistics.mean(y for y, r in zip(ys, found, strict=True) if r["method"] == m))
+                for m in means
+            ]  # fmt: skip
+        front = [p for p in sorted(best) if all(q[1] < p[1] for q in best if q[0] < p[0])]
+        axis.step(
+            *zip(*front, strict=True),
+            where="post",
+            color="black",
+            linewidth=0.8,
+            alpha=0.6,
+            label="Pareto front of the means",
+        )
+        axis.set_xscale("log")
+        axis.set_title(f"{net}, P {reduce}", fontsize=9)
+        axis.set_ylabel("test accuracy, %", fontsize=8)
+        axis.grid(alpha=0.3)
+    for axis in axes[-1]:
+        axis.set_xlabel("images forward or backward, trials included", fontsize=8)
+    axes[0][0].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(PLOT, metadata={"Date": None})
+
+
+def write(rows: Mapping[Key, Row], cache: Path) -> None:
+    plot(rows)
+    text = PAGE.read_text()
+    start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    tables = [table(rows, cache, net, reduce) for net, reduce in itertools.product(NETS, REDUCTIONS)]
+    PAGE.write_text("\n\n".join([text[:start], *tables, ablation(rows, cache), text[end:]]))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="directory of weights and rows")
     parser.add_argument("--only", default="*", metavar="GLOB", help="rows NET/P/METHOD/SEED")
+    parser.add_argument("--write", action="store_true", help="put tables and plot into the docs")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    rows: dict[Key, Row] = {}
     for key in keys():
         kept = _file(given.cache, key)
         if not kept.is_file() and fnmatch.fnmatch(name_of(key), given.only):
@@ -169,7 +308,13 @@ def main() -> int:
             row = row_of(key, given.cache, kept.with_suffix(""))
             kept.write_text(json.dumps(row) + "\n")
             print(name_of(key), json.dumps(row), flush=True)
-    return 0
+        if kept.is_file():
+            rows[key] = json.loads(kept.read_text())
+    if given.write:
+        if len(rows) != len(keys()):
+            parser.error(f"--write needs all {len(keys())} rows, there are {len(rows)}")
+        write(rows, given.cache)
+    return 0 if all(r["verified"] for r in rows.values()) else 1
 
 
 if __name__ == "__main__":

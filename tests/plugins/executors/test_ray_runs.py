@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -22,7 +23,7 @@ from tests.run.kills import LIMIT, NETADAPT, ROOT, assert_same_end, end_of
 # what ray leaves open when its processes are told to end is not ours to warn of
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")]
 
-LIMITS = {"heartbeat": 5, "shutdown": 5}
+LIMITS = {"heartbeat": 5, "shutdown": 20}
 React = Callable[[Mapping[str, Any], list[Mapping[str, Any]]], None]
 
 
@@ -153,6 +154,31 @@ def test_the_run_itself_is_killed_in_a_round_and_goes_on(
             time.sleep(0.002)
         first.kill()
     assert not (out / "result.json").exists()
+    again = subprocess.run(command("--resume", str(out)), cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
+    assert again.returncode == 0, again.stderr
+    assert_same(out, reference)
+
+
+def test_the_whole_cluster_is_lost_and_the_run_goes_on_without_it(
+    cluster: Any, tmp_path: Path, reference: dict[str, Any]
+) -> None:
+    cluster.add_node(num_cpus=2)
+    out = tmp_path / "run"
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings(address=cluster.address, workers=2)))
+    ours = psutil.Process().children(recursive=True)
+    journal = out / "journal.jsonl"
+    with subprocess.Popen(
+        command("-c", str(tmp_path / "c.yaml"), "--out", str(out)), cwd=ROOT, stdout=subprocess.DEVNULL
+    ) as first:
+        deadline = time.monotonic() + LIMIT
+        while time.monotonic() < deadline and not (journal.exists() and '"trial-2"' in journal.read_text()):
+            time.sleep(0.002)
+        for process in psutil.Process().children(recursive=True):
+            if process.pid != first.pid and (process in ours or process.name().startswith("ray::")):
+                process.kill()
+        assert first.wait(LIMIT) != 0
+    config = out / "config.yaml"
+    config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), "executor": {"kind": "local"}}))
     again = subprocess.run(command("--resume", str(out)), cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
     assert again.returncode == 0, again.stderr
     assert_same(out, reference)

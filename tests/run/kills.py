@@ -116,11 +116,11 @@ class Server:
             for left in session(pid):
                 left.kill()
 
-    def launched(self, argv: Sequence[str], fault: Fault | None = None, *, rank: int = 0) -> list[Ended]:
+    def launched(self, argv: Sequence[str], fault: Fault | None = None, *, rank: int = 0, **more: Any) -> list[Ended]:
         """`prune ARGV` in two processes, as a launcher starts them; one of them meets the fault."""
         logs = [self._scratch / "log", self._scratch / "log.1"]
         request = {"argv": list(argv), "cwd": str(self._scratch), "log": str(logs[0]), "fault": fault, "rank": rank}
-        self._ask({**request, "processes": 2, "port": free_port()})
+        self._ask({**request, "processes": 2, "port": free_port(), **more})
         pid = self._answer()["pid"]
         ends = self._answer()["ends"]
         assert session(pid) == []

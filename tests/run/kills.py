@@ -69,7 +69,7 @@ class Server:
     """`kill_driver` as a server. One run at a time; each is a session of processes of its own."""
 
     def __init__(self, scratch: Path) -> None:
-        path = os.pathsep.join([str(search_plugin.install(scratch / "installed")), str(ROOT)])
+        path = os.pathsep.join(map(str, [search_plugin.install(scratch / "installed"), ROOT, ROOT / "plugins"]))
         self.environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         self._scratch = scratch
         self.runs = 0

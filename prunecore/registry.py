@@ -66,21 +66,37 @@ class Installed:
         return loaded
 
 
-def installed(role: str) -> tuple[Installed, ...]:
-    """Every plugin of a role, ordered by name. The same entry of one distribution, found twice on the path, counts once."""
-    found: dict[tuple[str, str, str], Installed] = {}
-    for entry in entry_points(group=ROLES[role]):
-        distribution = entry.dist.name if entry.dist else "unknown"
-        version = entry.dist.version if entry.dist else "?"
-        found.setdefault(
-            (entry.name, distribution, entry.value), Installed(role, entry.name, distribution, version, entry)
-        )
-    return tuple(sorted(found.values(), key=lambda i: (i.name, i.distribution)))
+Plugins = Mapping[str, tuple[Installed, ...]]
 
 
-def find(role: str, name: str) -> Installed:
-    """The one plugin of that role and name (case does not matter, old names are accepted); PluginError otherwise."""
-    plugins = installed(role)
+def installed() -> Plugins:
+    """Every plugin, by role, ordered by name. The same entry of one distribution, found twice on the path, counts once.
+
+    This looks through all distributions there are: do it once, and hand on what it found.
+    """
+    scanned = entry_points()
+    names: dict[int, tuple[str, str]] = {}  # of a distribution; it reads its metadata anew whenever it is asked
+
+    def of_role(role: str) -> tuple[Installed, ...]:
+        found: dict[tuple[str, str, str], Installed] = {}
+        for entry in scanned.select(group=ROLES[role]):
+            of = entry.dist
+            if id(of) not in names:
+                names[id(of)] = (of.name, of.version) if of else ("unknown", "?")
+            distribution, version = names[id(of)]
+            key = (entry.name, distribution, entry.value)
+            found.setdefault(key, Installed(role, entry.name, distribution, version, entry))
+        return tuple(sorted(found.values(), key=lambda i: (i.name, i.distribution)))
+
+    return {role: of_role(role) for role in ROLES}
+
+
+def find(role: str, name: str, there: Plugins | None = None) -> Installed:
+    """The one plugin of that role and name (case does not matter, old names are accepted); PluginError otherwise.
+
+    there: what `installed` found; None: look now.
+    """
+    plugins = (there or installed())[role]
     wanted = ALIASES.get(name.lower(), name.lower())
     matches = [p for p in plugins if p.name.lower() == wanted]
     if len(matches) == 1:
@@ -117,9 +133,9 @@ def faults_of(error: ValidationError, where: str = "") -> list[str]:
     return lines
 
 
-def options_of(choice: Choice) -> tuple[BaseModel | None, list[str]]:
+def options_of(choice: Choice, there: Plugins | None = None) -> tuple[BaseModel | None, list[str]]:
     """The validated options of the plugin (None where it has none), and one line a fault."""
-    options_class = getattr(find(choice.role, choice.name).load(), "Options", None)
+    options_class = getattr(find(choice.role, choice.name, there).load(), "Options", None)
     if options_class is None:
         fault = f"{choice.where}: {choice.name} has no options, got {listing(choice.section)}"
         return None, [fault] if choice.section else []
@@ -132,9 +148,9 @@ def options_of(choice: Choice) -> tuple[BaseModel | None, list[str]]:
         return None, [f"{line}; {choice.name} knows: {known}" for line in faults_of(error, choice.where)]
 
 
-def settled(choice: Choice) -> Choice:
+def settled(choice: Choice, there: Plugins | None = None) -> Choice:
     """The choice with every path of its options made absolute, so that `config.yaml` means the same from any directory."""
-    options, _ = options_of(choice)
+    options, _ = options_of(choice, there)
     if options is None:
         return choice
     told = {name: value for name, value in options if name in options.model_fields_set}
@@ -164,14 +180,15 @@ def build_manager(choices: Sequence[Choice], *, defaults: Sequence[Any] = ()) ->
     manager.add_hookspecs(hookspecs)
     for default in defaults:
         manager.register(default)
+    there = installed()
     told = {c.name for c in choices if c.role == "extension"}
-    extensions = [Choice("extension", e.name, {}, e.name) for e in installed("extension") if e.name not in told]
+    extensions = [Choice("extension", e.name, {}, e.name) for e in there["extension"] if e.name not in told]
     faults: list[str] = []
     for choice in (*extensions, *choices):
-        options, found = options_of(choice)
+        options, found = options_of(choice, there)
         faults += found
         if not found:
-            plugin_class = find(choice.role, choice.name).load()
+            plugin_class = find(choice.role, choice.name, there).load()
             plugin = plugin_class() if options is None else plugin_class(options)
             register(manager, plugin, f"{choice.role}:{choice.name}")
     if faults:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, entry_points
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from prunecore import registry
+from prunecore.config.reader import parse
 from prunecore.errors import ConfigError, PluginError
 from prunecore.hookspecs import hookimpl
 
@@ -52,7 +53,8 @@ def offer(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Pretend that these entry points are the ones installed."""
 
     def install(*entries: Any) -> None:
-        monkeypatch.setattr(registry, "entry_points", lambda group: entries if group == "prunecore.algorithms" else ())
+        found = SimpleNamespace(select=lambda group: entries if group == "prunecore.algorithms" else ())
+        monkeypatch.setattr(registry, "entry_points", lambda: found)
 
     return install
 
@@ -136,7 +138,21 @@ def test_the_trace_variable_prints_every_call(
     assert "[plugins] prune_score -> ('scored', 'g', 1)" in printed
 
 
+def test_distributions_are_looked_through_once_to_parse_and_once_to_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    scans = []
+
+    def counted() -> Any:
+        scans.append(1)
+        return entry_points()
+
+    monkeypatch.setattr(registry, "entry_points", counted)
+    parsed = parse({"model": "demo", "data": "digits", "algorithm": "agp", "target": {"reduce": 0.5}})
+    assert len(scans) == 1
+    registry.build_manager(parsed.choices)
+    assert len(scans) == 2
+
+
 def test_every_entry_point_of_ours_loads_and_implements_a_hook() -> None:
-    ours = [p for role in registry.ROLES for p in registry.installed(role) if p.distribution == "prunecore"]
+    ours = [p for each in registry.installed().values() for p in each if p.distribution == "prunecore"]
     assert len(ours) > 10
     assert [p.name for p in ours if not registry.hooks_of(p.load())] == []

@@ -12,11 +12,11 @@ import click
 def command(as_json: bool) -> None:
     """List what is installed, from which distribution, with its hooks."""
     from prunecore.errors import PluginError
-    from prunecore.registry import ROLES, hooks_of, installed
+    from prunecore.registry import hooks_of, installed
 
     rows = []
-    for role in ROLES:
-        for plugin in installed(role):
+    for role, plugins in installed().items():
+        for plugin in plugins:
             try:
                 hooks, fault = list(hooks_of(plugin.load())), None
             except PluginError as error:

@@ -13,7 +13,18 @@ from pydantic import ValidationError
 from prunecore.config.schema import RunConfig, TargetSection
 from prunecore.errors import ConfigError, nearest
 from prunecore.execution.settings import ExecutionSettings
-from prunecore.registry import ALIASES, Choice, faults_of, find, has_hook, installed, joined, options_of, settled
+from prunecore.registry import (
+    ALIASES,
+    Choice,
+    Plugins,
+    faults_of,
+    find,
+    has_hook,
+    installed,
+    joined,
+    options_of,
+    settled,
+)
 
 DEFAULT_CRITERION = "taylor"
 LOCAL = "local"  # the executor that the core has
@@ -81,14 +92,15 @@ def parse(settings: Mapping[str, Any]) -> Parsed:
         config = RunConfig.model_validate(settings)
     except ValidationError as error:
         faults += faults_of(error)
-    faults += _unknown_sections(settings)
+    there = installed()
+    faults += _unknown_sections(settings, there)
     choices: list[Choice] = []
     criterion = ""
     if config is not None:
-        choices, criterion, more = _choices(config)
+        choices, criterion, more = _choices(config, there)
         faults += more
-        faults += [fault for choice in choices for fault in options_of(choice)[1]]
-        choices = [settled(choice) for choice in choices]
+        faults += [fault for choice in choices for fault in options_of(choice, there)[1]]
+        choices = [settled(choice, there) for choice in choices]
     if config is None or faults:
         raise ConfigError(joined(faults))
     return Parsed(config, tuple(choices), criterion)
@@ -113,8 +125,8 @@ def section_name(settings: Mapping[str, Any], plugin: str) -> str:
     return next(matches, "")
 
 
-def _unknown_sections(settings: Mapping[str, Any]) -> list[str]:
-    names = {p.name.lower() for role in ("algorithm", "graph", "tracker", "extension") for p in installed(role)}
+def _unknown_sections(settings: Mapping[str, Any], there: Plugins) -> list[str]:
+    names = {p.name.lower() for role in ("algorithm", "graph", "tracker", "extension") for p in there[role]}
     known = {*RunConfig.model_fields, *names}
     return [
         f"{key}: unknown key{nearest(str(key), known)}"
@@ -123,14 +135,14 @@ def _unknown_sections(settings: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _choices(config: RunConfig) -> tuple[list[Choice], str, list[str]]:
+def _choices(config: RunConfig, there: Plugins) -> tuple[list[Choice], str, list[str]]:
     """The plugins that the run uses, the criterion's name, and faults such as an unknown name."""
     faults: list[str] = []
     choices: list[Choice] = []
 
     def choose(role: str, name: str, section: Mapping[str, Any], where: str) -> Choice | None:
         try:
-            choice = Choice(role, find(role, name).name, section, where)
+            choice = Choice(role, find(role, name, there).name, section, where)
         except ConfigError as error:
             faults.append(f"{where}: {error}")
             return None
@@ -155,7 +167,7 @@ def _choices(config: RunConfig) -> tuple[list[Choice], str, list[str]]:
             faults += faults_of(error, "executor")
     else:
         choose("executor", config.executor.kind, config.executor.options, "executor")
-    for extension in installed("extension"):
+    for extension in there["extension"]:
         choose("extension", extension.name, section_of(extension.name), extension.name)
     for tracker in config.trackers:
         choose("tracker", tracker, section_of(tracker), "trackers")
@@ -163,7 +175,7 @@ def _choices(config: RunConfig) -> tuple[list[Choice], str, list[str]]:
     if algorithm is None:
         return choices, "", faults
     try:
-        criterion = criterion_of(algorithm.name, config.criterion)
+        criterion = criterion_of(algorithm.name, config.criterion, there)
     except ConfigError as error:
         return choices, "", [*faults, f"criterion: {error}"]
     if criterion != algorithm.name:
@@ -171,10 +183,10 @@ def _choices(config: RunConfig) -> tuple[list[Choice], str, list[str]]:
     return choices, criterion, faults
 
 
-def criterion_of(algorithm: str, criterion: str | None) -> str:
+def criterion_of(algorithm: str, criterion: str | None, there: Plugins | None = None) -> str:
     """The criterion in use: the algorithm itself where it is one, else the one asked for, else taylor."""
-    asked = None if criterion is None else find("algorithm", criterion).name
-    if not has_hook(find("algorithm", algorithm).load(), "prune_score"):
+    asked = None if criterion is None else find("algorithm", criterion, there).name
+    if not has_hook(find("algorithm", algorithm, there).load(), "prune_score"):
         return asked or DEFAULT_CRITERION
     if asked is not None and asked != algorithm:
         raise ConfigError(f"{algorithm} is a criterion itself, got {criterion!r} besides; drop one of them")

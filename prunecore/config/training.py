@@ -15,7 +15,14 @@ class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class TrainingSettings(_Settings):
+class LoadingSettings(_Settings):
+    """How data are loaded. workers: processes that do it, 0 = this one. timeout: the longest wait for a batch of theirs, in seconds."""
+
+    workers: int = Field(default=0, ge=0)
+    timeout: float = Field(default=300, gt=0, allow_inf_nan=False)
+
+
+class TrainingSettings(LoadingSettings):
     """How a network is trained. The defaults are for fine-tuning a pruned convolutional network (AdamW, one cycle).
 
     epochs: passes over the data; 0 trains nothing. lr: the highest learning rate of the schedule. momentum: of `sgd`
@@ -25,7 +32,7 @@ class TrainingSettings(_Settings):
     precision: `auto` is bf16 (where the GPU has it, else fp16) on CUDA, fp32 elsewhere.
     channels_last: memory layout of image networks; `auto` turns it on where it is faster: on CUDA, and on
     the CPU for networks with grouped convolutions (MobileNets: up to twice as fast; ResNets: no difference).
-    batch_size: a data set that is smaller makes one batch. workers: processes that load data, 0 = this one.
+    batch_size: a data set that is smaller makes one batch. workers, timeout: as of `LoadingSettings`.
     max_batches: at most so many batches an epoch. shuffle: a new order every epoch. drop_last: leave out an incomplete
     last batch. pin_memory: page-locked host memory, for CUDA. unfreeze: train also the parameters that do not require a
     gradient (their flags come back as they were).
@@ -42,7 +49,6 @@ class TrainingSettings(_Settings):
     precision: Precision = "auto"
     channels_last: bool | Literal["auto"] = "auto"
     batch_size: int = Field(default=64, ge=1)
-    workers: int = Field(default=0, ge=0)
     max_batches: int | None = Field(default=None, ge=1)
     shuffle: bool = True
     drop_last: bool = True
@@ -56,20 +62,18 @@ class RetrainingSettings(TrainingSettings):
     epochs: int = Field(default=1, ge=0)
 
 
-class EvaluationSettings(_Settings):
+class EvaluationSettings(LoadingSettings):
     """How a network is evaluated (always in fp32). `max_batches`: at most so many, for a quick look."""
 
     batch_size: int = Field(default=256, ge=1)
-    workers: int = Field(default=0, ge=0)
     max_batches: int | None = Field(default=None, ge=1)
 
 
-class CompensationSettings(_Settings):
+class CompensationSettings(LoadingSettings):
     """How many images the means of removed channels are taken from."""
 
     images: int = Field(default=1024, ge=2)
     batch_size: int = Field(default=128, ge=2)
-    workers: int = Field(default=0, ge=0)
 
 
 class DistillationSettings(_Settings):
@@ -85,9 +89,8 @@ class DistillationSettings(_Settings):
     feature_weight: float = Field(default=0.1, ge=0)
 
 
-class RecalibrationSettings(_Settings):
+class RecalibrationSettings(LoadingSettings):
     """How BatchNorm statistics are estimated anew: the mean over batches of `batch_size`, `images` in all."""
 
     images: int = Field(default=1024, ge=2)
     batch_size: int = Field(default=128, ge=2)
-    workers: int = Field(default=0, ge=0)

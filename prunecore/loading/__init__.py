@@ -3,6 +3,7 @@
 from prunecore.loading.code import absolute, run_named
 from prunecore.loading.contents import check_contents
 from prunecore.loading.pickled import Allowed, globals_in, read_pickled
+from prunecore.loading.remote import silence_limited
 from prunecore.loading.trust import Trust, TrustOptions, UntrustedError, trusted_callable, trusted_path
 from prunecore.loading.weights import example_inputs, load_weights, read_state_dict
 
@@ -19,6 +20,7 @@ __all__ = [
     "read_pickled",
     "read_state_dict",
     "run_named",
+    "silence_limited",
     "trusted_callable",
     "trusted_path",
 ]

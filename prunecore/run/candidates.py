@@ -146,7 +146,7 @@ class Candidates:
     def _job(self, number: int, proposal: Proposal, weights: dict[int, Mapping[str, Tensor]]) -> Job:
         base = self._base_of(proposal)
         self.accept(base)
-        teachers = [self._start] if self._it.config.distillation is not None and proposal.tune is not None else []
+        teachers = [self._start] if proposal.tune is not None and self._taught() else []
         for candidate in (base, *teachers):
             if candidate.number not in weights:
                 weights[candidate.number] = state_of(candidate.model)
@@ -162,6 +162,11 @@ class Candidates:
         self._asked[number] = proposal
         self._costs[number] = CostModel(graph).cost({name: len(index) for name, index in proposal.kept.items()})
         return Job(number, job, derive_seed(self._it.config.seed, "trial", number))
+
+    def _taught(self) -> bool:
+        """Whether a fine-tune may look at the unpruned network: the run distils, or a plugin trains."""
+        trainers = self._it.hook.prune_fine_tune.get_hookimpls()
+        return self._it.config.distillation is not None or len(trainers) > 1
 
     def _record(self, outcome: Outcome) -> None:
         """What became of a trial, also where time or chance decided, is kept as it was."""

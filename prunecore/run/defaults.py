@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunecore.execution import ExecutionSettings, Executor, local_executor
+from prunecore.execution.ledger import silent
 from prunecore.hookspecs import hookimpl
 from prunecore.surgery import resize
 from prunecore.training import Teacher, fine_tune
@@ -15,6 +16,7 @@ from prunecore.types import Phase, Proposal, Recipe, Task
 if TYPE_CHECKING:
     from torch import nn
 
+    from prunecore.config.schema import RunConfig
     from prunecore.config.training import DistillationSettings, TrainingSettings
     from prunecore.types import DependencyGraph
 
@@ -39,17 +41,29 @@ class DefaultExecutor:
         return local_executor(self._settings, device=self._device)
 
 
+def phases_of(config: RunConfig) -> dict[Phase, TrainingSettings]:
+    """How each phase is trained."""
+    return {
+        "training": config.training,
+        "retraining": config.retraining,
+        "pretraining": config.pretraining or config.training,
+    }
+
+
 class DefaultTraining:
-    """Fine-tune by the loop of `prunecore.training`; `scratch(name)` is where an interrupted one leaves its last epoch."""
+    """Fine-tune by the loop of `prunecore.training`.
+
+    scratch(name): where an interrupted training leaves its last epoch. emit: told of epochs.
+    """
 
     def __init__(
         self,
-        settings: Mapping[str, TrainingSettings],
+        settings: Mapping[Phase, TrainingSettings],
         *,
         device: str,
         distillation: DistillationSettings | None,
-        scratch: Callable[[str], Path],
-        emit: Callable[[Mapping[str, Any]], None],
+        scratch: Callable[[str], Path] | None = None,
+        emit: Callable[[Mapping[str, Any]], None] = silent,
     ) -> None:
         self._settings = settings
         self._device = device
@@ -71,6 +85,6 @@ class DefaultTraining:
             device=self._device,
             seed=seed,
             teacher=taught,
-            checkpoint=self._scratch(f"{phase}-{seed}"),
+            checkpoint=None if self._scratch is None else self._scratch(f"{phase}-{seed}"),
             on_event=lambda event: self._emit({**event, "phase": phase}),
         )

@@ -28,7 +28,7 @@ from prunecore.report.progress import estimated
 from prunecore.run import directory as files
 from prunecore.run.candidates import Candidates
 from prunecore.run.context import Emit, Run
-from prunecore.run.defaults import DefaultExecutor, DefaultSurgery, DefaultTraining
+from prunecore.run.defaults import DefaultExecutor, DefaultSurgery, DefaultTraining, phases_of
 from prunecore.run.loading import check_forward, load_model, load_task
 from prunecore.run.phases import seconds_by_phase
 from prunecore.run.processes import World, joined
@@ -118,13 +118,8 @@ def settle(
         if world.first:
             hook.prune_event(event=event)
 
-    phases = {
-        "training": config.training,
-        "retraining": config.retraining,
-        "pretraining": config.pretraining or config.training,
-    }
     training = DefaultTraining(
-        phases,
+        phases_of(config),
         device=config.device,
         distillation=config.distillation,
         scratch=lambda name: scratch_file(out, name),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,9 @@ from prunecore.errors import PrunecoreError
 
 LIMIT = timedelta(hours=2)  # longer than any stage of its own that one process may be behind by
 _ASIDE = timedelta(seconds=5)  # for the question whether the others are still there
+_SILENT = re.compile("timed out|timeout", re.IGNORECASE)  # as gloo and NCCL say it
+_MUTE = "another process of this run has given no sign of life within the limit"
+_MEND = "end what is left of it, then --resume"
 _MARKS = ("RANK", "WORLD_SIZE", "MASTER_ADDR")
 
 
@@ -86,8 +90,10 @@ def _told_once(error: Exception, world: World, aside: Any) -> BaseException | No
     expected = isinstance(error, PrunecoreError)
     if expected and world.first:
         return None
-    if not (expected or isinstance(error, RuntimeError)) or not _others_ended(aside):
+    if not (expected or isinstance(error, RuntimeError)):
         return None
+    if not _others_ended(aside):
+        return None if expected or not _SILENT.search(str(error)) else PrunecoreError(f"{_MUTE} ({LIMIT}); {_MEND}")
     if world.first:
         return PrunecoreError("another process of this run has ended, see what it says; then --resume")
     return SystemExit(error.exit_code if isinstance(error, PrunecoreError) else 1)

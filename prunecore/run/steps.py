@@ -116,7 +116,7 @@ def compensated(it: Run, before: nn.Module, cut_model: nn.Module, recipe: Recipe
             batch_size=settings.batch_size,
             images=settings.images,
             seed=seed,
-            workers=settings.workers,
+            loading=settings,
         )
         seen = [as_example(inputs) for inputs, _ in data]
     return compensate(before, cut_model, recipe, it.loaded.inputs, batches=seen)

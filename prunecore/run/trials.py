@@ -17,14 +17,16 @@ import torch
 from prunecore.config.reader import Parsed
 from prunecore.errors import OutOfMemory, PrunecoreError
 from prunecore.registry import build_manager
-from prunecore.run.defaults import DefaultSurgery
+from prunecore.run.defaults import DefaultSurgery, DefaultTraining, phases_of
 from prunecore.run.loading import load_model, load_task
 from prunecore.surgery import apply_recipe, compose
-from prunecore.training import Teacher, derive_seed, evaluate, fine_tune, recalibrate, subset
+from prunecore.training import derive_seed, evaluate, recalibrate, subset
 from prunecore.training.data import length_of
-from prunecore.types import Proposal, Recipe, Score
+from prunecore.training.forward import images_in
+from prunecore.types import Phase, Proposal, Recipe, Score
 
 if TYPE_CHECKING:
+    import pluggy
     from torch import Tensor, nn
 
     from prunecore.config.schema import RunConfig
@@ -36,7 +38,7 @@ class TrialState:
     """What every worker has, the same for all jobs."""
 
     config: RunConfig
-    hook: Any
+    manager: pluggy.PluginManager
     loaded: LoadedModel
     task: Task
     search_data: Any
@@ -45,7 +47,10 @@ class TrialState:
 
 @dataclass(frozen=True, eq=False)
 class TrialJob:
-    """What is tried. recipe, weights: of the candidate that is cut, relative to the network as loaded."""
+    """What is tried. recipe, weights: of the candidate that is cut, relative to the network as loaded.
+
+    teacher: weights of the network that the run began to cut; None where nobody learns from it.
+    """
 
     proposal: Proposal
     recipe: Recipe
@@ -70,11 +75,11 @@ def build_state(device: str, parsed: Parsed) -> TrialState:
     """What a worker builds once."""
     roles = {"loader", "task", "graph", "algorithm", "extension"}
     choices = [choice for choice in parsed.choices if choice.role in roles]
-    hook = build_manager(choices, defaults=(DefaultSurgery(),)).hook
+    manager = build_manager(choices, defaults=(DefaultSurgery(),))
     config = parsed.config
-    loaded = load_model(hook, config.model.kind, seed=config.seed)
-    task, search_data = load_task(hook, fraction=config.search_fraction, seed=config.seed)
-    return TrialState(config, hook, loaded, task, search_data, device)
+    loaded = load_model(manager.hook, config.model.kind, seed=config.seed)
+    task, search_data = load_task(manager.hook, fraction=config.search_fraction, seed=config.seed)
+    return TrialState(config, manager, loaded, task, search_data, device)
 
 
 def try_proposal(state: TrialState, job: TrialJob) -> TrialResult:
@@ -97,7 +102,7 @@ def _try(state: TrialState, job: TrialJob) -> TrialResult:
     base.load_state_dict(job.weights)
     model, step = base, Recipe()
     if proposal.kept:
-        model, step = state.hook.prune_resize(model=base, graph=job.graph, proposal=proposal)
+        model, step = state.manager.hook.prune_resize(model=base, graph=job.graph, proposal=proposal)
     seed = derive_seed(config.seed, "trial", job.name)
     forward = 0
     if config.recalibration is not None and proposal.kept:
@@ -108,43 +113,60 @@ def _try(state: TrialState, job: TrialJob) -> TrialResult:
         forward += min(settings.images, length_of(state.task.train, "the training split"))
     backward = 0
     if proposal.tune is not None:
-        model, backward = _tuned(state, job, model, step, seed)
+        model, backward = _tuned(state, job, model, compose(job.recipe, step), phase=proposal.tune)
     data = subset(state.search_data, proposal.images, derive_seed(config.seed, "subset"))
     score = evaluate(model, data, state.task, config.evaluation, device=state.device)
     return TrialResult(score, forward + score.images, backward, time.perf_counter() - started)
 
 
-def _tuned(state: TrialState, job: TrialJob, model: nn.Module, step: Recipe, seed: int) -> tuple[nn.Module, int]:
-    """A short fine-tune, and how many images it took."""
-    config, proposal = state.config, job.proposal
-    settings = config.training if proposal.tune == "training" else config.retraining
-    if proposal.batches is not None:
-        settings = settings.model_copy(update={"epochs": 1, "max_batches": proposal.batches})
-    seen: list[int] = []
-    tuned = fine_tune(
-        model,
-        state.task,
-        settings,
-        device=state.device,
-        seed=seed,
-        teacher=_teacher(state, job, step),
-        on_event=lambda event: seen.append(event["images"]) if event["event"] == "epoch" else None,
-    )
-    return tuned, sum(seen)
+def _tuned(
+    state: TrialState, job: TrialJob, model: nn.Module, recipe: Recipe, *, phase: Phase
+) -> tuple[nn.Module, int]:
+    """A short fine-tune by the plugin in use, or by the core's own loop, and how many images it took."""
+    settings, batches = phases_of(state.config), job.proposal.batches
+    if batches is not None:
+        short = settings[phase].model_copy(update={"epochs": 1, "max_batches": batches})
+        settings = {**settings, phase: short}
+    default = DefaultTraining(settings, device=state.device, distillation=state.config.distillation)
+    teacher = None
+    if job.teacher is not None:
+        teacher = apply_recipe(state.loaded.model, Recipe())
+        teacher.load_state_dict(job.teacher)
+    seen = _Seen()
+    model.register_forward_pre_hook(seen, with_kwargs=True)
+    state.manager.register(default)
+    try:
+        tuned: nn.Module = state.manager.hook.prune_fine_tune(
+            model=model,
+            phase=phase,
+            task=state.task,
+            teacher=teacher,
+            recipe=recipe,
+            seed=derive_seed(state.config.seed, "trial", job.name),
+        )
+    finally:
+        state.manager.unregister(default)
+    return tuned, seen.images
 
 
-def _teacher(state: TrialState, job: TrialJob, step: Recipe) -> Teacher | None:
-    if state.config.distillation is None or job.teacher is None:
-        return None
-    network = apply_recipe(state.loaded.model, Recipe())
-    network.load_state_dict(job.teacher)
-    return Teacher(network, state.config.distillation, compose(job.recipe, step))
+class _Seen:
+    """Counts the images that a network and its copies in this process are trained on, whoever trains them."""
+
+    def __init__(self) -> None:
+        self.images = 0
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if module.training and torch.is_grad_enabled():
+            self.images += images_in(args or kwargs)
+
+    def __deepcopy__(self, memo: object) -> _Seen:
+        return self
 
 
 def _halved(config: RunConfig) -> RunConfig:
     changed = {
         name: settings.model_copy(update={"batch_size": min(settings.batch_size, max(2, settings.batch_size // 2))})
-        for name in ("training", "retraining", "evaluation", "recalibration")
+        for name in ("training", "retraining", "pretraining", "evaluation", "recalibration")
         if (settings := getattr(config, name)) is not None
     }
     return config.model_copy(update=changed)

@@ -9,15 +9,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_collate
+from torch.utils.data import Dataset, Sampler, Subset, default_collate
 
+from prunecore.config.training import LoadingSettings
 from prunecore.errors import ConfigError, DataError
+from prunecore.training.patience import PatientLoader
 from prunecore.training.seeds import derive_seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence, Sized
 
     from prunecore.types import Task
+
+
+_HERE = LoadingSettings()
 
 
 class Batch(NamedTuple):
@@ -103,11 +108,12 @@ def batches(
     batch_size: int,
     seed: int | None = None,
     images: int | None = None,
-    workers: int = 0,
-) -> DataLoader[Any]:
+    loading: LoadingSettings = _HERE,
+) -> PatientLoader:
     """A loader of `(inputs, targets)` batches of at most `batch_size` items.
 
     seed: random order (None: as stored). images: at most so many; without a seed they are spread evenly over the set.
+    loading: by how many processes; DataError, while one iterates, where they give no batch within their limit.
     """
     length = length_of(dataset, f"the data set of task {task.name!r}")
     count = length if images is None else min(images, length)
@@ -115,8 +121,8 @@ def batches(
         order = torch.randperm(length, generator=torch.Generator().manual_seed(seed))[:count].tolist()
     else:
         order = np.linspace(0, length, count, endpoint=False).astype(int).tolist()
-    return DataLoader(
-        dataset, batch_size=batch_size, sampler=order, num_workers=workers, collate_fn=task.collate or collate
+    return PatientLoader(
+        dataset, batch_size=batch_size, sampler=order, collate_fn=task.collate or collate, loading=loading
     )
 
 

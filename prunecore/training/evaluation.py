@@ -39,7 +39,7 @@ def evaluate(
     """
     place = resolve_device(device)
     limit = None if settings.max_batches is None else settings.max_batches * settings.batch_size
-    loader = batches(dataset, task, batch_size=settings.batch_size, images=limit, workers=settings.workers)
+    loader = batches(dataset, task, batch_size=settings.batch_size, images=limit, loading=settings)
     network = on_device(model, place)
     metric = task.metric()
     metric = metric.to(place) if hasattr(metric, "to") else metric

@@ -22,6 +22,7 @@ from prunecore.training.data import EpochSampler, collate, length_of
 from prunecore.training.devices import resolve_device
 from prunecore.training.distillation import Distiller, Teacher
 from prunecore.training.forward import call, device_of, images_in, loss_of, plain_strides
+from prunecore.training.patience import patient
 from prunecore.training.rates import make_optimizer, rate_factor, set_rate
 from prunecore.training.seeds import derive_seed, seeded
 
@@ -225,7 +226,7 @@ class _Training:
         """Mean loss, images, and what went wrong (None: nothing)."""
         total, images = torch.zeros((), device=self._device), 0
         look = 1 if self._device.type == "cpu" else _LOOK_EVERY
-        for step, (inputs, targets) in enumerate(self._loader):
+        for step, (inputs, targets) in enumerate(patient(self._loader.__iter__, self._settings)):
             loss = self._step(step, inputs, targets)
             count = images_in(inputs)
             total, images = total + loss * count, images + count

@@ -44,9 +44,7 @@ def recalibrate(
     available = min(settings.images, length_of(dataset, f"the data set of task {task.name!r}"))
     size = min(settings.batch_size, available)
     order = derive_seed(seed, "recalibrate")
-    loader = batches(
-        dataset, task, batch_size=size, images=available // size * size, seed=order, workers=settings.workers
-    )
+    loader = batches(dataset, task, batch_size=size, images=available // size * size, seed=order, loading=settings)
     place, home = resolve_device(device), device_of(model)
     network.to(place)
     momenta = [m.momentum for m in norms]

@@ -22,6 +22,7 @@ import time
 import types
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any, BinaryIO, NoReturn
 
 Fault = dict[str, Any]
@@ -207,6 +208,10 @@ def serve(request: dict[str, Any]) -> NoReturn:
     if request.get("fault"):
         name, *arguments = request["fault"]
         FAULTS[name](*arguments)
+    if "patience" in request:
+        from prunecore.run import processes
+
+        processes.LIMIT = timedelta(seconds=request["patience"])
     sys.argv = ["prune", *request["argv"]]
     code = 1
     try:

@@ -40,6 +40,21 @@ SMALL: dict[str, Any] = {
     "device": "cpu",
 }
 
+NETADAPT: dict[str, Any] = {  # two rounds: 7 + 2 + 1 trials, then fewer
+    **SMALL,
+    "algorithm": "netadapt",
+    "netadapt": {
+        "delta_crop": 0.25,
+        "warm_start": 0.0,
+        "budget": 0.1,
+        "finalists": 2,
+        "images": 64,
+        "calibration": 64,
+        "batches": 3,
+    },
+    "target": {"reduce": 0.2},
+}
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -54,7 +69,7 @@ class Server:
     """`kill_driver` as a server. One run at a time; each is a session of processes of its own."""
 
     def __init__(self, scratch: Path) -> None:
-        path = os.pathsep.join([str(search_plugin.install(scratch / "installed")), str(ROOT)])
+        path = os.pathsep.join(map(str, [search_plugin.install(scratch / "installed"), ROOT, ROOT / "plugins"]))
         self.environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         self._scratch = scratch
         self.runs = 0
@@ -101,11 +116,11 @@ class Server:
             for left in session(pid):
                 left.kill()
 
-    def launched(self, argv: Sequence[str], fault: Fault | None = None, *, rank: int = 0) -> list[Ended]:
+    def launched(self, argv: Sequence[str], fault: Fault | None = None, *, rank: int = 0, **more: Any) -> list[Ended]:
         """`prune ARGV` in two processes, as a launcher starts them; one of them meets the fault."""
         logs = [self._scratch / "log", self._scratch / "log.1"]
         request = {"argv": list(argv), "cwd": str(self._scratch), "log": str(logs[0]), "fault": fault, "rank": rank}
-        self._ask({**request, "processes": 2, "port": free_port()})
+        self._ask({**request, "processes": 2, "port": free_port(), **more})
         pid = self._answer()["pid"]
         ends = self._answer()["ends"]
         assert session(pid) == []

@@ -6,9 +6,14 @@ import dataclasses
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
+import torch
 from pydantic import BaseModel, ConfigDict
+from torch import nn
 
-from prunecore import Candidate, Problem, Proposal, Target, hookimpl
+from prunecore import Candidate, Problem, Proposal, Recipe, Target, Task, hookimpl
+from prunecore.surgery import copy_model
+from prunecore.training import batches
+from prunecore.types import Phase
 
 NAME = "try_four"
 
@@ -19,14 +24,35 @@ class TryFour:
     """Two rounds. Trials: the plan and its mirror image (other channels of the same widths), each as it is and tuned."""
 
     class Options(BaseModel):
-        """swap: propose them the other way round."""
+        """swap: propose them the other way round. nudge: fine-tune by adding it to every bias, after so many looks at the data
+        as `looks` says; None: as the core does.
+        """
 
         model_config = ConfigDict(frozen=True, extra="forbid")
 
         swap: bool = False
+        nudge: float | None = None
+        looks: int = 2
 
     def __init__(self, options: Options) -> None:
         self._swap = options.swap
+        self._options = options
+
+    @hookimpl
+    def prune_fine_tune(
+        self, model: nn.Module, phase: Phase, task: Task, teacher: nn.Module | None, recipe: Recipe, seed: int
+    ) -> nn.Module | None:
+        if self._options.nudge is None:
+            return None
+        if teacher is None or not recipe.widths or phase == "pretraining":
+            raise AssertionError(f"{phase}: no teacher, or nothing was cut")
+        own = copy_model(model).train()
+        for inputs, _ in batches(task.train, task, batch_size=20, images=20 * self._options.looks, seed=seed):
+            own(inputs)
+        with torch.no_grad():
+            for name, parameter in own.named_parameters():
+                parameter += self._options.nudge if name.endswith("bias") else 0.0
+        return own.train(model.training)
 
     @hookimpl
     def prune_schedule(self, target: Target) -> tuple[float, ...]:

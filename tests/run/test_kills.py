@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from tests.run.kill_driver import Fault
-from tests.run.kills import KILLED, LIMIT, ROOT, SMALL, Server, assert_same_end, end_of, gone, session
+from tests.run.kills import KILLED, LIMIT, NETADAPT, ROOT, SMALL, Server, assert_same_end, end_of, gone, session
 
 Uninterrupted = Callable[[dict[str, Any]], tuple[Path, dict[str, Any]]]
 
@@ -27,6 +27,10 @@ LINEAR = {**SMALL, "algorithm": "linear", "linear": {"n": 2}, "distillation": {}
 AGP = {**SMALL, "algorithm": "agp", "agp": {"n": 2}, "criterion": "taylor"}
 LOTTERY = {**SMALL, "algorithm": "lottery_ticket", "lottery_ticket": {"n": 2}, "control": "cut"}
 TRIALS = {**SMALL, "algorithm": "try_four"}
+NETADAPT_WORKERS = {
+    **NETADAPT,
+    "executor": {"kind": "local", "workers": ["cpu", "cpu"], "limits": {"heartbeat": 5}},
+}
 WORKERS = {**TRIALS, "executor": {"kind": "local", "workers": ["cpu", "cpu"], "limits": {"heartbeat": 2}}}
 LINES = 20  # of the journal of the first
 
@@ -76,6 +80,44 @@ def test_killed_among_trials(server: Server, uninterrupted: Uninterrupted, tmp_p
     assert not torn.endswith("\n")
     assert started(server, config, run, None) == 0
     assert_same_end(run, reference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", [6, 13])
+def test_killed_in_a_round_of_netadapt(server: Server, uninterrupted: Uninterrupted, tmp_path: Path, line: int) -> None:
+    """Among the proposals that are ranked, and between two stages of those that are tuned."""
+    config, reference = uninterrupted(NETADAPT)
+    assert journey(server, config, tmp_path / "run", iter([["append", line, "middle"]])) == 1
+    assert_same_end(tmp_path / "run", reference)
+
+
+@pytest.mark.slow
+def test_a_worker_is_killed_in_a_round_of_netadapt(
+    server: Server, uninterrupted: Uninterrupted, tmp_path: Path
+) -> None:
+    _, reference = uninterrupted(NETADAPT)
+    end_with_a_worker_lost(server, tmp_path, reference, trial=2)
+
+
+def end_with_a_worker_lost(
+    server: Server, where: Path, reference: dict[str, Any], *, trial: int, number: int = signal.SIGKILL
+) -> None:
+    """A run of netadapt with two workers, one of which gets a signal when that trial is recorded, ends as without workers."""
+    config, run = where / "c.yaml", where / "run"
+    config.write_text(yaml.safe_dump(NETADAPT_WORKERS))
+    journal = run / "journal.jsonl"
+    with server.started(["run", "-c", str(config), "--out", str(run)]) as (pid, end):
+        deadline = time.monotonic() + LIMIT
+        while time.monotonic() < deadline and not (journal.exists() and f'"trial-{trial}"' in journal.read_text()):
+            time.sleep(0.002)
+        workers = [p for p in psutil.Process(pid).children() if "spawn_main" in " ".join(p.cmdline())]
+        assert len(workers) == 2
+        os.kill(workers[trial % 2].pid, number)
+        ended = end()
+        assert ended.code == 0, ended.text
+        assert gone(pid)
+    assert "was lost" in ended.text
+    assert_same_end(run, {**reference, "config.yaml": (run / "config.yaml").read_bytes()})
 
 
 def last_fine_tune(reference: dict[str, Any]) -> int:
@@ -316,6 +358,32 @@ def test_a_worker_that_is_killed_or_stopped_makes_no_difference(
         assert gone(pid)
     reference = {**reference, "config.yaml": (run / "config.yaml").read_bytes()}
     assert_same_end(run, reference)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+@pytest.mark.parametrize("trial", [1, 4, 8, 10, 12])
+def test_a_worker_is_lost_anywhere_in_the_rounds_of_netadapt(
+    server: Server, uninterrupted: Uninterrupted, tmp_path: Path, trial: int, number: signal.Signals
+) -> None:
+    _, reference = uninterrupted(NETADAPT)
+    end_with_a_worker_lost(server, tmp_path, reference, trial=trial, number=number)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("line", [5, 7, 9, 11, 13, 14, 22, 24, 26, 28])
+def test_a_run_of_netadapt_with_workers_is_killed_and_goes_on_with_others(
+    server: Server, uninterrupted: Uninterrupted, tmp_path: Path, line: int
+) -> None:
+    """No worker outlives the run; the next one has its own."""
+    _, reference = uninterrupted(NETADAPT)
+    config, run = tmp_path / "c.yaml", tmp_path / "run"
+    config.write_text(yaml.safe_dump(NETADAPT_WORKERS))
+    with server.started(["run", "-c", str(config), "--out", str(run)], ["append", line, "after"]) as (pid, end):
+        assert end().code == KILLED
+        assert gone(pid)
+    assert started(server, config, run, None) == 0
+    assert_same_end(run, {**reference, "config.yaml": (run / "config.yaml").read_bytes()})
 
 
 # ---------------------------------------------------------------- space

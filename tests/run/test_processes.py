@@ -120,6 +120,20 @@ def test_the_second_process_may_be_late_from_the_start(
     assert_same_end(tmp_path / "run", two)
 
 
+def test_a_process_that_does_not_come_is_waited_for_within_the_limit(
+    server: Server, config: Path, tmp_path: Path
+) -> None:
+    """As a stopped one would be; here it comes when the other has left."""
+    argv = ["run", "-c", str(config), "--out", str(tmp_path / "run")]
+    first, second = server.launched(argv, ["late", 12], rank=1, patience=3)
+    assert (first.code, second.code) == (1, 1)
+    assert first.text.splitlines()[-1] == (
+        "Error: another process of this run has given no sign of life within the limit (0:00:03); end what is left of it, "
+        "then --resume"
+    )
+    assert "Traceback" not in first.text + second.text
+
+
 def test_what_is_refused_is_said_once(server: Server, config: Path, tmp_path: Path) -> None:
     trials = {**settings_of(16), "algorithm": "try_four", "pretraining": None}
     (tmp_path / "trials.yaml").write_text(yaml.safe_dump(trials))

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from prunecore import Candidate, Proposal, hookimpl
 from prunecore.config.reader import parse
@@ -170,6 +172,28 @@ def test_a_worker_that_is_lost_in_a_trial_makes_no_difference(tmp_path: Path, as
     assert len(listener.told("worker_lost")) == 1
     assert trials(tmp_path / "a") == trials(tmp_path / "b")
     assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "b")
+
+
+def test_a_plugin_that_fine_tunes_does_so_in_trials_too(tmp_path: Path) -> None:
+    settings = {**QUICK, "training": {"epochs": 1}, search_plugin.NAME: {"nudge": 0.5}}
+    carried_out(tmp_path / "run", settings)
+    found = trials(tmp_path / "run")
+    assert [t["backward"] for t in found.values()] == [0, 40, 0, 40] * 2  # two looks at 20 images
+    losses = [t["score"]["loss"] for t in found.values()]
+    carried_out(tmp_path / "other", {**settings, search_plugin.NAME: {"nudge": 0.25, "looks": 3}})
+    others = trials(tmp_path / "other")
+    assert [t["backward"] for t in others.values()] == [0, 60, 0, 60] * 2
+    first_round = [(a, b["score"]["loss"]) for a, b in zip(losses[:4], list(others.values())[:4], strict=True)]
+    assert [a == b for a, b in first_round] == [True, False, True, False]  # those that are not tuned are the same
+    # the step of each round is trained by it as well
+    before = tensors_of(tmp_path / "run", "candidate-5-repair")
+    after = tensors_of(tmp_path / "run", "candidate-5-fine-tune")
+    assert torch.equal(after["head.bias"], before["head.bias"] + 0.5)
+    assert torch.equal(after["head.weight"], before["head.weight"])
+
+
+def tensors_of(out: Path, checkpoint: str) -> dict[str, torch.Tensor]:
+    return load_file(out / "checkpoints" / f"{checkpoint}.safetensors")
 
 
 def stopped_after_trials(out: Path) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,6 +25,7 @@ from prunecore.execution.ledger import silent
 from prunecore.execution.slot import Slot
 from prunecore.execution.switches import Switches, current_switches, set_switches
 
+Value = TypeVar("Value")
 _PULSE = "pulse"
 _PROBE = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, configure_logging=False); ray.shutdown()"
 
@@ -141,15 +144,16 @@ class _Actors:
         self._ray = _imported()
         self._ours = ours
         self._options = options
+        self._limit = options.limits.heartbeat
         self._torch = setup.torch
-        self._data = self._ray.put(data)
+        self._data = answered(lambda: self._ray.put(data), self._limit)
         self._switches = current_switches(options.threads)
         self._interval = min(1.0, options.limits.heartbeat / 4)
         self._at: dict[int, _Actor] = {}
 
     def room(self) -> int:
         """How many workers fit into the cluster as it is now, at least one."""
-        there = self._ray.cluster_resources()
+        there = answered(self._ray.cluster_resources, self._limit)
         fits = [there.get(name, 0) / each for name, each in self._demands().items() if each]
         return max(1, int(min(fits, default=1)))
 
@@ -165,17 +169,19 @@ class _Actors:
             max_task_retries=0,
             concurrency_groups={_PULSE: 1},
         )(RayWorker)
-        actor = _Actor(remote.remote(slot.device, self._switches, self._torch), {}, "hello")
-        actor.pending = actor.handle.hello.remote()
-        self._at[slot.number] = actor
+        handle = answered(lambda: remote.remote(slot.device, self._switches, self._torch), self._limit)
+        actor = self._at[slot.number] = _Actor(handle, {}, "hello")
+        actor.pending = answered(handle.hello.remote, self._limit)
 
     def initialise(self, slot: Slot) -> None:
         actor = self._at[slot.number]
-        actor.asked, actor.pending = "initialise", actor.handle.initialise.remote(self._data)
+        actor.asked = "initialise"
+        actor.pending = answered(lambda: actor.handle.initialise.remote(self._data), self._limit)
 
     def hand(self, slot: Slot, job: Job, payload: bytes) -> None:
         actor = self._at[slot.number]
-        actor.asked, actor.pending = "work", actor.handle.work.remote(payload, job.seed)
+        actor.asked = "work"
+        actor.pending = answered(lambda: actor.handle.work.remote(payload, job.seed), self._limit)
 
     def listen(self, wait: float) -> Sequence[Said]:
         now = time.monotonic()
@@ -221,21 +227,29 @@ class _Actors:
 
     def dismiss(self, slot: Slot, *, at_once: bool) -> LastWords:
         actor = self._at.pop(slot.number)
-        self._ray.kill(actor.handle)  # returns at once; ray forces it after some seconds
+        answered(lambda: self._ray.kill(actor.handle), self._limit)  # returns at once; ray forces it after some seconds
         return LastWords(actor.dead or "was ended")
 
     def end(self, idle: Sequence[Slot], limit: float) -> None:
         actors, self._at = list(self._at.values()), {}
+
+        def leave() -> None:
+            try:
+                for actor in actors:
+                    self._ray.kill(actor.handle)
+            finally:
+                if self._ours:
+                    self._ray.shutdown()
+
         try:
-            for actor in actors:
-                self._ray.kill(actor.handle)
-        finally:
-            if self._ours:
-                self._ray.shutdown()
+            answered(leave, limit)
+        except WorkerError:  # what is left of the cluster notices by itself that nobody is here
+            atexit.unregister(self._ray.shutdown)  # python would wait in it when it ends, and without a limit
 
     def shortage(self) -> str:
         asked = {name: each for name, each in self._demands().items() if each}
-        return f"each asks for {_listed(asked)}; the cluster has free {_listed(self._ray.available_resources())}"
+        free = answered(self._ray.available_resources, self._limit)
+        return f"each asks for {_listed(asked)}; the cluster has free {_listed(free)}"
 
 
 def _listed(resources: Mapping[str, float]) -> str:
@@ -270,8 +284,30 @@ def connected(options: RayExecutor.Options) -> bool:
     if address != "local":
         _probe(address, options.connect)
     with _without_reports():
+        # in this thread, where it sets its handlers of signals; it gives up by itself
         ray.init(address=address, log_to_driver=False, configure_logging=False, include_dashboard=_dashboard(address))
     return True
+
+
+def answered(call: Callable[[], Value], limit: float) -> Value:
+    """What a call of ray returns, many of which wait for the cluster without a limit; WorkerError where it takes longer."""
+    made: list[Value] = []
+    failed: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            made.append(call())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(limit)
+    if failed:
+        raise failed[0]
+    if not made:
+        raise WorkerError(f"the ray cluster gave no answer in {limit:g} s; see `ray status` there, then --resume")
+    return made[0]
 
 
 def _dashboard(address: str) -> bool | None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prunecore import ConfigError, LoadedModel, ModelError, hookimpl
 from prunecore.errors import nearest
-from prunecore.loading import example_inputs, load_weights
+from prunecore.loading import example_inputs, load_weights, silence_limited
 
 
 class TimmLoader:
@@ -44,7 +44,8 @@ class TimmLoader:
             raise ConfigError(f"timm has no model {options.source!r}{hint}; see timm.list_models()")
         args = options.args if options.num_classes is None else {**options.args, "num_classes": options.num_classes}
         try:
-            model = timm.create_model(options.source, pretrained=options.pretrained, **args)
+            with silence_limited():
+                model = timm.create_model(options.source, pretrained=options.pretrained, **args)
         except Exception as fault:  # a download, an argument: whatever timm raises
             raise ModelError(f"timm cannot make {options.source!r}: {type(fault).__name__}: {fault}") from fault
         if options.weights is not None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from prunecore import ConfigError, LoadedModel, ModelError, hookimpl
 from prunecore.errors import listing, nearest
-from prunecore.loading import absolute, example_inputs, load_weights
+from prunecore.loading import absolute, example_inputs, load_weights, silence_limited
 
 _VIDEO = (3, 16, 112, 112)
 _IMAGE_SIZES = {"inception_v3": (299, 299)}
@@ -94,7 +94,8 @@ def _load_named(models: Any, model: nn.Module, options: TorchvisionLoader.Option
             f"torchvision has no weights {weights!r} of {name}{nearest(weights, known.__members__)}; it has: {there}"
         )
     try:
-        given = known[weights].get_state_dict(progress=False, check_hash=True)
+        with silence_limited():
+            given = known[weights].get_state_dict(progress=False, check_hash=True)
     except OSError as fault:
         raise ModelError(
             f"weights {weights} of {name} cannot be fetched ({fault}); give a file: --weights FILE"

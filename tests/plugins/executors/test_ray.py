@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
-from prunecore_plugins.executors.ray import RayExecutor
+from prunecore_plugins.executors.ray import RayExecutor, answered
 
 from prunecore.execution import InProcessExecutor, Job, Limits, Session, Setup, WorkerError
 from tests.execution import jobs
@@ -26,7 +27,7 @@ Told = Callable[[str], list[Mapping[str, Any]]]
 
 
 def executor(*, limits: Mapping[str, float] | None = None, **options: Any) -> RayExecutor:
-    return RayExecutor(RayExecutor.Options(limits=Limits(**{"shutdown": 5, **(limits or {})}), **options))
+    return RayExecutor(RayExecutor.Options(limits=Limits(**{"shutdown": 20, **(limits or {})}), **options))
 
 
 @pytest.fixture
@@ -281,3 +282,56 @@ def test_its_own_cluster_is_started_and_ended() -> None:
     assert {k: v for k, v in os.environ.items() if k.startswith("RAY_USAGE")} == {
         k: v for k, v in before.items() if k.startswith("RAY_USAGE")
     }
+
+
+# ---------------------------------------------------------------- a cluster that does not answer
+
+
+def test_a_call_that_is_not_answered_is_waited_for_no_longer_than_the_limit() -> None:
+    started = time.monotonic()
+    with pytest.raises(WorkerError, match=r"^the ray cluster gave no answer in 0\.2 s; see `ray status` there"):
+        answered(lambda: time.sleep(5), 0.2)
+    assert 0.2 <= time.monotonic() - started < 2
+    assert answered(lambda: 7, 1) == 7
+    with pytest.raises(KeyError, match="gone"):
+        answered(lambda: {}["gone"], 1)
+
+
+@pytest.mark.parametrize("which", ["gcs_server", "raylet"])
+def test_a_cluster_that_is_stopped_holds_nobody_up(cluster: Any, which: str) -> None:
+    """Neither while jobs run nor when the session is closed nor when python ends."""
+    cluster.add_node(num_cpus=1)
+    code = (
+        "import sys\n"
+        "from prunecore.execution import Job, Limits, WorkerError\n"
+        "from prunecore_plugins.executors.ray import RayExecutor\n"
+        "from tests.execution import jobs\n"
+        "limits = Limits(heartbeat=4, start_up=4, shutdown=4)\n"
+        "executor = RayExecutor(RayExecutor.Options(address=sys.argv[1], workers=1, limits=limits))\n"
+        "session = executor.open(jobs.PLAIN)\n"
+        "print('open', flush=True)\n"
+        "sys.stdin.readline()\n"
+        "try:\n"
+        "    with session:\n"
+        "        print([o.value for o in session.run([Job(0, ('double', 2)), Job(1, ('leave', 3))])], flush=True)\n"
+        "except WorkerError as error:\n"
+        "    print('WorkerError', str(error).splitlines()[0], flush=True)\n"
+    )
+    command = [sys.executable, "-c", code, cluster.address]
+    root = Path(__file__).parents[3]
+    ours = [p for p in psutil.Process().children(recursive=True) if p.name() == which]
+    assert ours != []
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "open\n"
+        for process in ours:
+            process.suspend()
+        started = time.monotonic()
+        try:
+            said, _ = parent.communicate("go\n", timeout=90)
+        finally:
+            for process in ours:
+                process.resume()
+            parent.kill()
+    assert said.startswith("WorkerError ")
+    assert time.monotonic() - started < 60

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import socket
+
 import pytest
 import torch
 from prunecore_plugins.loaders.demo import DemoLoader
@@ -73,6 +75,17 @@ def test_torchvision_faults():
         load(TorchvisionLoader, source="squeezenet1_1", weights="IMAGENET1K_V9")
     with pytest.raises(ConfigError, match=r"cannot make 'squeezenet1_1' with \{'depth': 3\}"):
         load(TorchvisionLoader, source="squeezenet1_1", args={"depth": 3})
+
+
+def test_a_server_of_weights_that_falls_silent_is_one_line(monkeypatch):
+    def silent(*_, **__):
+        raise TimeoutError(f"timed out after {socket.getdefaulttimeout():g} s")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", silent)
+    with pytest.raises(
+        ModelError, match=r"^weights DEFAULT of squeezenet1_1 cannot be fetched \(timed out after 60 s\); give a file"
+    ):
+        load(TorchvisionLoader, source="squeezenet1_1", weights="DEFAULT")
 
 
 def test_torchvision_weights_for_other_classes_keep_all_but_the_last_layer(monkeypatch):

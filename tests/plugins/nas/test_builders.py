@@ -61,11 +61,12 @@ def test_a_plugin_that_is_installed(tmp_path, monkeypatch):
         load=entry.load,
         dist=SimpleNamespace(name="prunecore-evolution", version="1"),
     )
-    monkeypatch.setattr(
-        registry,
-        "entry_points",
-        lambda group: [*entry_points(group=group), *([given] if group == "prunecore.extensions" else [])],
-    )
+    scanned = entry_points()
+
+    def select(group):
+        return [*scanned.select(group=group), *([given] if group == "prunecore.extensions" else [])]
+
+    monkeypatch.setattr(registry, "entry_points", lambda: SimpleNamespace(select=select))
     path = file(tmp_path / "i.pt", {"algname": "evolution", "genome": "plain"})
     assert right(load_model(build_manager([choice(path)]).hook, "interface", seed=0))
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from prunecore.planning.bundles import Bundle
     from prunecore.planning.ranking import Floats, Ranked
-    from prunecore.types import DependencyGraph, Indices, Measure
+    from prunecore.types import Cost, DependencyGraph, Indices, Measure
 
 MOST_MOVES = 200  # single moves after the thresholds
 PAIRED = 24  # bundles nearest to the threshold of which pairs are tried
@@ -60,13 +60,14 @@ class Space:
             counts[:, self._column] = self._table[self._offset + self.close(states)[:, self._bundle]]
         return counts
 
-    def both(self, state: Indices) -> tuple[int, int]:
-        """MACs and params of one state."""
-        macs, params = self._model.costs(self.counts(state[None]))
-        return int(macs[0]), int(params[0])
+    def cost(self, state: Indices) -> Cost:
+        """MACs, params and seconds of one state."""
+        return self._model.at(self.counts(state[None])[0])
 
     def values(self, states: Indices) -> Floats:
         """The measure of each state, shape `(n,)`."""
+        if self._measure == "latency":
+            return self._model.seconds(self.counts(states))
         macs, params = self._model.costs(self.counts(states))
         return np.asarray(params if self._measure == "params" else macs, dtype=np.float64)
 

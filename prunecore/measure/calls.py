@@ -21,6 +21,8 @@ from prunecore.types import ExampleInputs
 
 Sizes = tuple[int, ...]
 
+FILLED = 0.75  # a value that operators without weights neither blow up nor let vanish
+
 
 @dataclass(frozen=True)
 class _Dims:
@@ -51,9 +53,9 @@ class Form:
     key: str
 
     def bytes(self, sizes: Sizes) -> int:
-        """What a replay at `sizes` holds: every argument, and the values of its inputs."""
+        """What the arguments of a replay at `sizes` take."""
         found = tree_leaves((self.args, self.kwargs), is_leaf=_stands_for)
-        return 2 * sum(math.prod(sizes[d.start : d.stop]) * d.dtype.itemsize for d in found if isinstance(d, _Dims))
+        return sum(math.prod(sizes[d.start : d.stop]) * d.dtype.itemsize for d in found if isinstance(d, _Dims))
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -145,7 +147,7 @@ def storage_of(tensor: Tensor) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Replay:
-    """A call with arguments of its own. refresh(): give its inputs the values that they had, as an earlier layer would."""
+    """A call with arguments of its own. refresh(): write its inputs, as the layer before it does."""
 
     call: Callable[[], Any]
     refresh: Callable[[], None]
@@ -153,21 +155,21 @@ class Replay:
 
 def replay_of(form: Form, sizes: Sizes, device: torch.device) -> Replay:
     """`form` at `sizes` on `device`: positive floats near 1, integers 0. Raises what the operator raises."""
-    made: list[tuple[Tensor, Tensor]] = []
+    written: list[Tensor] = []
 
     def leaf(value: Any) -> Any:
         if isinstance(value, _Dims):
             tensor = _tensor(sizes[value.start : value.stop], value, device)
-            if not value.weight:
-                made.append((tensor, tensor.clone()))
+            if value.dtype.is_floating_point and not value.weight:
+                written.append(tensor)
             return tensor
         return sizes[value.index] if isinstance(value, _At) else value
 
     args, kwargs = tree_map(leaf, (form.args, dict(form.kwargs)), is_leaf=_stands_for)
 
     def refresh() -> None:
-        for tensor, values in made:
-            tensor.copy_(values)
+        for tensor in written:
+            tensor.fill_(FILLED)
 
     return Replay(lambda: form.operator(*args, **kwargs), refresh)
 

@@ -1,8 +1,9 @@
 """Latency as a function of the kept counts: a table a layer, measured at some widths, interpolated between them.
 
 As in NetAdapt (arXiv 1804.03230, section 3.2) the latency of a network is the sum of its layers', each from a table by its widths;
-layers that make equal calls share one. Between measured points the value is (bi)linear; beyond them there is none. What
-the whole network takes beside its layers (the calls of modules, views) is `rest`, which no cut changes.
+layers that make equal calls share one. Between measured points the value is (bi)linear; beyond them there is none. The sum
+is calibrated: `rest` is what no cut changes (the calls of modules, views, what cannot be timed alone), `scale` what
+layers take together, compared with alone.
 """
 
 from __future__ import annotations
@@ -41,9 +42,10 @@ class LayerTime:
 
 @dataclass(frozen=True)
 class LatencyTables:
-    """layers: those whose time depends on widths. fixed: seconds of the other operations together. rest: seconds of the
-    whole network that no operation explains. scale: on the operations, where they alone take longer than the whole.
-    whole: of the uncut network, measured in the same rounds. about: device, threads, dtype, batch and how it was measured."""
+    """layers: those whose time depends on widths. fixed: seconds of the other operations together. A network takes
+    `rest + scale * (fixed + its layers)`. whole: seconds of the uncut one, measured in the same turns. about: where and how
+    all this was measured, in plain values.
+    """
 
     layers: tuple[LayerTime, ...]
     tables: tuple[TimeTable, ...]

@@ -428,7 +428,7 @@ class Candidate:
 
     number: 0 is the network as loaded. network: None for trials, which are measured and thrown away. recipe: relative to the
     network as loaded (empty for a trial). size: what is left of the target's measure. score: None where a trial failed; `notes` say why.
-    facts: what a trial took (`forward`, `backward`: images; `seconds`).
+    facts: what a trial took (`forward`, `backward`: images; `seconds`), or the `latency` that a step measured.
     """
 
     number: int

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from prunecore.types import DependencyGraph, Indices, Target
 
 POINTS = (9, 7, 5, 4, 3, 2)  # on an axis: as many as the time is enough for
-OVERHEAD = 0.001  # seconds that a point costs in a pass, beside its calls
+OVERHEAD = 0.002  # seconds that a point costs in a pass, beside its calls
 
 
 @dataclass(frozen=True, eq=False)

@@ -168,7 +168,8 @@ def _miss(problem: _Problem, size: float, target: Target) -> list[str]:
         cause = "aligning alone removes that much" if target.align_all else "the network is that small already"
         return [f"size {size:.4f} is below the {wanted:.4f} asked for: {cause}"]
     if target.multiple_of is None and abs(size - wanted) > TOLERANCE and target.reduce > 0.0:
-        return [f"size {size:.4f} is the closest to {wanted:.4f} that whole channels allow within the limits"]
+        what = "was found: latency falls in steps" if target.measure == "latency" else "whole channels allow"
+        return [f"size {size:.4f} is the closest to {wanted:.4f} that {what} within the limits"]
     return []
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from prunecore.errors import CertificateError, ModelError, OutOfMemory
 from prunecore.measure import CostModel, count, ptflops_cost
 from prunecore.planning import BlockCut, block_cuts, plan, plan_measured, reachable
+from prunecore.planning.measured import LATENCY_TOLERANCE
 from prunecore.scoring import score_all
 from prunecore.surgery import certify, compose, copy_model
 from prunecore.training import resolve_device
@@ -156,7 +157,7 @@ def cut(bench: Bench, candidate: Candidate, analysis: Analysis, proposal: Propos
             varies = analysis.graph.varies
             note = () if varies is None else (f"{_VARIES} ({varies})",)
             attempt = dataclasses.replace(attempt, frozen=frozen, notes=(*proposal.notes, *note))
-            return attempt if bench.stopwatch is None else _timed(bench.stopwatch, attempt)
+            return attempt if bench.stopwatch is None else _timed(bench.stopwatch, attempt, proposal.reduce)
         culprits = _culprits(bench, candidate, analysis, proposal)
         if not culprits:
             break
@@ -199,10 +200,15 @@ def _attempt(bench: Bench, candidate: Candidate, analysis: Analysis, proposal: P
     return Cut(model, recipe, certificate, cost, size, {})
 
 
-def _timed(watch: Stopwatch, made: Cut) -> Cut:
+def _timed(watch: Stopwatch, made: Cut, reduce: float) -> Cut:
     """The cut with its size as measured; until then it is that of the tables."""
     found = watch.check(made.model, made.size)
-    return dataclasses.replace(made, size=found["ratio"]["median"], latency=found)
+    ratio, wanted = found["ratio"], 1.0 - reduce
+    notes = made.notes
+    if abs(ratio["median"] - wanted) > LATENCY_TOLERANCE:
+        interval = f"{ratio['median']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]"
+        notes = (*notes, f"latency: measured {interval} of the original in the end, {wanted:.3f} asked for")
+    return dataclasses.replace(made, size=ratio["median"], latency=found, notes=notes)
 
 
 _VARIES = "what it costs depends on values; it is given for as many as the uncut network finds in the example inputs"

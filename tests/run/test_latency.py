@@ -198,6 +198,17 @@ def test_the_api_plans_checks_and_plans_again_where_the_whole_network_differs(ma
     assert machine["checks"] == 3  # two plans, and the cut that is handed out
 
 
+def test_where_the_last_measurement_misses_the_target_a_note_says_so(
+    machine: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.Stopwatch, "size", lambda *_: 0.7)  # what the checks of the plans found
+    machine["bias"] = 5e-5
+    found = prunecore.prune(network(), INPUTS, reduce=0.3, measure="latency", latency={"threads": 1, "seconds": 0.001})
+    assert found.size > 0.75
+    spelt = f"{found.size:.3f} [{found.size:.3f}, {found.size:.3f}]"
+    assert found.notes == (f"latency: measured {spelt} of the original in the end, 0.700 asked for",)
+
+
 def test_with_alignment_widths_are_multiples(machine: dict[str, Any]) -> None:
     found = prunecore.prune(
         network(), INPUTS, reduce=0.4, measure="latency", multiple_of=4, latency={"threads": 1, "seconds": 0.001}

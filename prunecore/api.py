@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prunecore.config.reader import Parsed, criterion_of, parse, read_yaml, target_of
+from prunecore.config.reader import Parsed, criterion_of, latency_of, parse, read_yaml, target_of
 from prunecore.config.schema import DEFAULT_GRAPH
 from prunecore.errors import ConfigError, ModelError, RunDirectoryError
 from prunecore.registry import Choice, build_manager, find
 from prunecore.run import directory as files
 from prunecore.run.admission import admit
 from prunecore.run.defaults import DefaultSurgery
+from prunecore.run.latency import described, with_tables
 from prunecore.run.loading import check_forward, load_model
 from prunecore.run.rounds import Workshop, apply, bench_of, cut, unprunable_of
 from prunecore.run.rounds import trace as trace_by
@@ -40,7 +42,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Pruned:
-    """A pruned network and the record of the cut. size: what is left of the measure. notes: what stood in the plan's way."""
+    """A pruned network and the record of the cut. size: what is left of the measure. notes: what stood in the plan's way.
+    latency: where it is the measure, what was planned and measured, as in `result.json`."""
 
     model: nn.Module
     recipe: Recipe
@@ -50,6 +53,7 @@ class Pruned:
     size: float
     unprunable: tuple[Unprunable, ...]
     notes: tuple[str, ...] = ()
+    latency: Mapping[str, Any] | None = None
 
 
 def as_inputs(example_inputs: Any) -> ExampleInputs:
@@ -78,13 +82,15 @@ def prune(
     *,
     graph: str = DEFAULT_GRAPH,
     options: Mapping[str, Any] | None = None,
+    latency: Mapping[str, Any] | None = None,
     **target: Any,
 ) -> Pruned:
-    """Cut `reduce` of the MACs (or params, or ptflops' count) out of a copy of `model`; nothing is trained.
+    """Cut `reduce` of the MACs (or params, ptflops' count, latency) out of a copy of `model`; nothing is trained.
 
     The caller's model, its mode, hooks and flags stay as they were. What comes out is the network itself, without a
     `torch.compile` or data-parallel wrapper around it. `task` is needed by criteria that look at data
-    (`taylor`). `options`: of the algorithm; `target`: further fields of `prunecore.Target`, such as `min_channels=8`.
+    (`taylor`). `options`: of the algorithm; `target`: further fields of `prunecore.Target`, such as `min_channels=8`;
+    `latency`: how that is measured, where it is the measure (`threads=1`, `batch`, `device`, `seconds` for the tables).
     Raises ConfigError (bad arguments), ModelError (a network that cannot be followed), ForwardError (its own code failed),
     TargetError (out of reach), CertificateError (no verified cut was found).
     """
@@ -106,6 +112,8 @@ def prune(
     check_forward(model, inputs)
     own = copy_model(model)  # a forward, too, may change what it runs on
     bench = bench_of(manager.hook, own, inputs, settings, seed=seed, task=task)
+    if settings.measure == "latency":
+        bench = with_tables(bench, own, latency_of(latency or {}))
     start = Candidate(0, own, Recipe(), bench.original, 1.0)
     schedule = check_schedule(manager.hook.prune_schedule(target=settings), settings)
     workshop = Workshop(bench, start)
@@ -120,6 +128,7 @@ def prune(
         found = Candidate(
             number, made.model, apply(base, made), made.cost, made.size, None, made.certificate, notes=made.notes
         )
+        found = dataclasses.replace(found, facts={"latency": made.latency} if made.latency else {})
         return workshop.add(found, made.frozen)
 
     def realise(proposals: Sequence[Proposal], number: int) -> list[Candidate]:
@@ -131,7 +140,15 @@ def prune(
         raise ConfigError("the search chose the network as it was; nothing was cut")
     unprunable = unprunable_of(bench.graph, workshop.given_up)
     return Pruned(
-        best.model, best.recipe, best.certificate, bench.original, best.cost, best.size, unprunable, best.notes
+        best.model,
+        best.recipe,
+        best.certificate,
+        bench.original,
+        best.cost,
+        best.size,
+        unprunable,
+        best.notes,
+        described(best.facts.get("latency"), bench.graph.latency),
     )
 
 

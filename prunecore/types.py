@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.data import Dataset
 
+    from prunecore.measure.tables import LatencyTables
+
 Indices = npt.NDArray[np.int64]
 Role = Literal["producer", "consumer", "norm", "bias", "buffer", "other"]
-Measure = Literal["macs", "params", "ptflops"]
+Measure = Literal["macs", "params", "ptflops", "latency"]
 Scope = Literal["global", "uniform"]
 Phase = Literal["pretraining", "training", "retraining"]
 NasBuilder = Callable[..., "nn.Module"]
@@ -175,7 +177,7 @@ class DependencyGraph:
     """How the channels of a network are tied, and what it costs as a function of the kept counts.
 
     varies: the operation from which on costs depend on values (as many boxes as a detector finds); `ops` are then those of
-    the values that the network itself computed.
+    the values that the network itself computed. latency: tables measured on a device, where the target is latency.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -187,6 +189,7 @@ class DependencyGraph:
     unprunable: tuple[Unprunable, ...] = ()
     engine: str = ""
     varies: str | None = None
+    latency: LatencyTables | None = None
 
     def group(self, name: str) -> ChannelGroup:
         """The group of that name; KeyError where there is none."""
@@ -200,13 +203,16 @@ class DependencyGraph:
 
 @dataclass(frozen=True)
 class Cost:
-    """MACs for batch 1 and parameter count."""
+    """MACs for batch 1 and parameter count. seconds: by latency tables, 0 where there are none."""
 
     macs: int
     params: int
+    seconds: float = 0.0
 
-    def of(self, measure: Measure) -> int:
+    def of(self, measure: Measure) -> float:
         """What `measure` counts; MACs stand in for what only a network itself shows."""
+        if measure == "latency":
+            return self.seconds
         return self.params if measure == "params" else self.macs
 
 
@@ -422,7 +428,7 @@ class Candidate:
 
     number: 0 is the network as loaded. network: None for trials, which are measured and thrown away. recipe: relative to the
     network as loaded (empty for a trial). size: what is left of the target's measure. score: None where a trial failed; `notes` say why.
-    facts: what a trial took (`forward`, `backward`: images; `seconds`).
+    facts: what a trial took (`forward`, `backward`: images; `seconds`), or the `latency` that a step measured.
     """
 
     number: int

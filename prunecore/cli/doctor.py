@@ -78,6 +78,9 @@ def _text(report: dict[str, Any]) -> str:
     for name, reach in report["reach"].items():
         lines.append(f"{name}: {spell_count(reach['whole'])}, up to {reach['at_most']:.1%} can go")
         lines += [f"  {limit}" for limit in reach["limits"]]
+    lines.append(
+        "latency: measured on the device of a run, which says what is in reach; beforehand: prune bench MODEL -P 0.5"
+    )
     stuck = report["unprunable"]
     lines += ["", f"cannot be cut: {len(stuck)}"] if stuck else []
     lines += [f"  {item['module']}: {item['reason']}" for item in stuck]

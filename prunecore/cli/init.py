@@ -20,7 +20,7 @@ algorithm: fpgm               # see `prune plugins`: l1norm l2norm fpgm taylor â
 
 target:
   reduce: 0.5                 # fraction of the measure to remove, in [0, 1)
-  measure: macs               # macs | params | ptflops
+  measure: macs               # macs | params | ptflops | latency
   # multiple_of: 8            # whatever is cut ends as a multiple
   # align_all: true           # every width that may be cut ends as a multiple
   # min_channels: 4

@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from prunecore.config.schema import RunConfig, TargetSection
+from prunecore.config.training import LatencySettings
 from prunecore.errors import ConfigError, nearest
 from prunecore.execution.settings import ExecutionSettings
 from prunecore.registry import (
@@ -199,3 +200,11 @@ def target_of(values: Mapping[str, Any]) -> TargetSection:
         return TargetSection.model_validate(dict(values))
     except ValidationError as error:
         raise ConfigError("; ".join(faults_of(error, "target"))) from error
+
+
+def latency_of(values: Mapping[str, Any]) -> LatencySettings:
+    """The same for how latency is measured."""
+    try:
+        return LatencySettings.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError("; ".join(faults_of(error, "latency"))) from error

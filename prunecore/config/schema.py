@@ -12,6 +12,7 @@ from prunecore.config.training import (
     CompensationSettings,
     DistillationSettings,
     EvaluationSettings,
+    LatencySettings,
     RecalibrationSettings,
     RetrainingSettings,
     TrainingSettings,
@@ -98,6 +99,7 @@ class RunConfig(BaseModel):
     compensation: CompensationSettings | None = CompensationSettings()
     recalibration: RecalibrationSettings | None = RecalibrationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    latency: LatencySettings = LatencySettings()
     search_fraction: float = Field(default=0.1, gt=0, lt=1)
     control: Literal["none", "cut", "full"] = "cut"
     device: str = "auto"

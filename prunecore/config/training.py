@@ -62,6 +62,20 @@ class RetrainingSettings(TrainingSettings):
     epochs: int = Field(default=1, ge=0)
 
 
+class LatencySettings(_Settings):
+    """How latency is measured where it is the target. device: that of the run, where not given. threads: of torch on the CPU.
+
+    seconds: for the tables, all together; a few points are measured however long they take. check_seconds: for each
+    measurement of a cut network beside the original.
+    """
+
+    device: str | None = None
+    threads: int | None = Field(default=None, ge=1)
+    batch: int = Field(default=1, ge=1)
+    seconds: float = Field(default=60.0, gt=0)
+    check_seconds: float = Field(default=5.0, gt=0)
+
+
 class EvaluationSettings(LoadingSettings):
     """How a network is evaluated (always in fp32). `max_batches`: at most so many, for a quick look."""
 

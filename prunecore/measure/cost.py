@@ -6,20 +6,19 @@ are kept once, in compressed sparse rows, so that one evaluation is a gather, a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from prunecore.types import Affine, Cost
+from prunecore.measure.forms import Counts, Forms
+from prunecore.measure.tables import LatencyModel
+from prunecore.types import Cost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from prunecore.types import DependencyGraph
-
-Counts = npt.NDArray[Any]  # int64, or Python integers where 64 bits do not hold the network's cost
 
 
 class CostModel:
@@ -33,19 +32,24 @@ class CostModel:
         dtype = _dtype(graph)
         sizes = [f for op in graph.ops for f in op.factors] + [d for t in parameters for d in t.dims]
         forms = list(dict.fromkeys(sizes))
-        self._forms = _Forms.of(forms, self._position, dtype)
+        self._forms = Forms.of(forms, self._position, dtype)
         number = {form: i for i, form in enumerate(forms)}
         self._op_factors = _table([[number[f] for f in op.factors] for op in graph.ops], len(forms))
         self._op_scale: Counts = np.array([op.scale for op in graph.ops], dtype=dtype)
         self._tensor_dims = _table([[number[d] for d in t.dims] for t in parameters], len(forms))
+        self._latency = None if graph.latency is None else LatencyModel(graph.latency, self.groups)
 
     def cost(self, kept: Mapping[str, int]) -> Cost:
         """The cost at kept counts; groups left out are whole. KeyError for a group that the graph does not have."""
         counts = self.full.copy()
         for name, value in kept.items():
             counts[self._position[name]] = value
+        return self.at(counts)
+
+    def at(self, counts: npt.NDArray[np.int64]) -> Cost:
+        """The cost at `counts` of shape `(groups,)`."""
         macs, params = self.costs(counts[None])
-        return Cost(int(macs[0]), int(params[0]))
+        return Cost(int(macs[0]), int(params[0]), float(self.seconds(counts[None])[0]))
 
     def costs(self, counts: npt.NDArray[np.int64]) -> tuple[Counts, Counts]:
         """MACs and params, each of shape `(n,)`, at `counts` of shape `(n, groups)` in the order of `groups`."""
@@ -53,37 +57,9 @@ class CostModel:
         macs = (sizes[:, self._op_factors].prod(axis=2) * self._op_scale).sum(axis=1)
         return macs, sizes[:, self._tensor_dims].prod(axis=2).sum(axis=1)
 
-
-@dataclass(frozen=True, eq=False)
-class _Forms:
-    """Affine forms in compressed sparse rows. A form without terms has one of coefficient 0, as `reduceat` needs."""
-
-    group: npt.NDArray[np.int64]
-    coef: Counts
-    start: npt.NDArray[np.int64]
-    constant: Counts
-    divisor: Counts
-
-    @classmethod
-    def of(cls, forms: Sequence[Affine], position: Mapping[str, int], dtype: type) -> _Forms:
-        terms = [[(position[name] + 1, coef) for name, coef in form.terms] or [(0, 0)] for form in forms]
-        return cls(
-            group=np.array([group for row in terms for group, _ in row], dtype=np.int64),
-            coef=np.array([coef for row in terms for _, coef in row], dtype=dtype),
-            start=np.cumsum([0] + [len(row) for row in terms], dtype=np.int64)[:-1],
-            constant=np.array([form.constant for form in forms], dtype=dtype),
-            divisor=np.array([form.divisor for form in forms], dtype=dtype),
-        )
-
-    def __call__(self, counts: npt.NDArray[np.int64]) -> Counts:
-        """Values, shape `(n, forms + 1)`; the last column is 1 and pads short products."""
-        column = np.zeros((counts.shape[0], 1), dtype=np.int64)
-        padded = np.concatenate([column, counts], axis=1)
-        one = np.ones((counts.shape[0], 1), dtype=self.constant.dtype)
-        if not len(self.start):
-            return one
-        sums = np.add.reduceat(padded[:, self.group] * self.coef, self.start, axis=1)
-        return np.concatenate([self.constant + sums // self.divisor, one], axis=1)
+    def seconds(self, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Latency by the graph's tables, shape `(n,)`; 0 where it has none. ConfigError beyond what was measured."""
+        return np.zeros(len(counts)) if self._latency is None else self._latency(counts)
 
 
 def _table(rows: Sequence[Sequence[int]], padding: int) -> npt.NDArray[np.int64]:

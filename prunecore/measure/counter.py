@@ -69,7 +69,7 @@ def trace_ops(model: nn.Module, inputs: ExampleInputs) -> tuple[TracedOp, ...]:
     by it (computed once, whatever the batch) counts as it is.
     """
     args, kwargs = tree_map_only(Tensor, torch.clone, (tuple(inputs.args), dict(inputs.kwargs)))
-    with _quiet(model), _module_stack(model) as stack, _Counter(_Names(model), stack, _batch(inputs)) as counter:
+    with quiet(model), module_stack(model) as stack, _Counter(_Names(model), stack, _batch(inputs)) as counter:
         model(*args, **kwargs)
     return tuple(counter.ops)
 
@@ -86,7 +86,7 @@ def _batch(inputs: ExampleInputs) -> int:
 
 
 @contextmanager
-def _quiet(model: nn.Module) -> Iterator[None]:
+def quiet(model: nn.Module) -> Iterator[None]:
     """Eval mode, no autograd, no fused attention layers; afterwards every flag is what it was.
 
     Flags are set one by one: `model.eval()` may be overridden and do more than that.
@@ -107,7 +107,7 @@ def _quiet(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _module_stack(model: nn.Module) -> Iterator[list[str]]:
+def module_stack(model: nn.Module) -> Iterator[list[str]]:
     """The paths of the modules whose forward is running, outermost first."""
     stack = [""]
     handles = []

@@ -101,7 +101,7 @@ def measure_latency(
         raise ConfigError(f"latency: got {got}; expected a subject, a time above 0 and batch sizes from 1")
     ready = {name: _ready(subject, place) for name, subject in subjects.items()}
     # made outside inference mode: compiled code is for either kind of tensor, and callers have the ordinary kind
-    batches = {size: _moved(at_batch(inputs, size), place) for size in batch_sizes}
+    batches = {size: moved(at_batch(inputs, size), place) for size in batch_sizes}
     found = []
     with pinned_threads(threads), torch.inference_mode(), _current(place):
         for size, (args, kwargs) in batches.items():
@@ -209,7 +209,7 @@ def _ready(subject: Callable[..., Any], device: torch.device) -> Callable[..., A
     return copy_model(subject).eval().to(device) if isinstance(subject, nn.Module) else subject
 
 
-def _moved(inputs: ExampleInputs, device: torch.device) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def moved(inputs: ExampleInputs, device: torch.device) -> tuple[tuple[Any, ...], dict[str, Any]]:
     moved: tuple[tuple[Any, ...], dict[str, Any]] = tree_map_only(
         Tensor, lambda t: t.to(device), (tuple(inputs.args), dict(inputs.kwargs))
     )

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prunecore.planning.bundles import bundles_of
-from prunecore.planning.limits import limits_of
+from prunecore.planning.limits import computed, limits_of
 from prunecore.planning.ranking import rank
 from prunecore.planning.search import Space
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from prunecore.planning.bundles import Bundle
-    from prunecore.types import DependencyGraph, Indices, Measure, Target
+    from prunecore.types import DependencyGraph, Indices, Target
 
 
 Levels = npt.NDArray[np.bool_]
@@ -58,8 +58,7 @@ def block_cuts(
     """
     bundles = bundles_of(graph, limits_of(graph, target, frozen=frozen, widths=widths), align_all=target.align_all)
     free = [b for b in bundles if b.whole is None]
-    measure: Measure = "params" if target.measure == "params" else "macs"
-    space = Space(graph, free, measure)
+    space = Space(graph, free, computed(graph, target.measure))
     ranked = [rank(b, scores, target) for b in free]
     near = _neighbours(free)
     found = []

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from prunecore.errors import ConfigError, nearest
+from prunecore.types import Measure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -132,8 +133,8 @@ def check(graph: DependencyGraph, target: Target) -> None:
         raise ConfigError(f"target.min_channels: got {target.min_channels}, expected at least 1")
     if not 0.0 <= target.max_reduction <= 1.0:
         raise ConfigError(f"target.max_reduction: got {target.max_reduction}, expected a fraction from 0 to 1")
-    if target.measure not in ("macs", "params", "ptflops"):
-        raise ConfigError(f"target.measure: got {target.measure!r}, expected macs, params or ptflops")
+    if target.measure not in get_args(Measure):
+        raise ConfigError(f"target.measure: got {target.measure!r}, expected one of {', '.join(get_args(Measure))}")
     if target.scope not in ("global", "uniform"):
         raise ConfigError(f"target.scope: got {target.scope!r}, expected global or uniform")
     known = graph.widths
@@ -152,3 +153,10 @@ def check_reduce(reduce: float) -> None:
         raise ConfigError(
             f"target.reduce: got {reduce}, expected the fraction to remove, at least 0 and below 1 (0.5 removes half)"
         )
+
+
+def computed(graph: DependencyGraph, measure: Measure) -> Measure:
+    """The measure that a plan can compute from the graph: MACs stand in for what only a network itself shows."""
+    if measure == "ptflops" or (measure == "latency" and graph.latency is None):
+        return "macs"
+    return measure

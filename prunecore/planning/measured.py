@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from prunecore.errors import TargetError
+from prunecore.planning.limits import computed
 from prunecore.planning.planner import TOLERANCE, Plan, plan, reachable
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from prunecore.types import Cost, DependencyGraph, Proposal, Target
 
 MOST_MEASUREMENTS = 6
+# latency is a measurement with an interval of its own, and each takes seconds
+LATENCY_TOLERANCE, LATENCY_MEASUREMENTS = 0.02, 4
 
 
 def plan_measured(
@@ -26,13 +29,15 @@ def plan_measured(
     frozen: frozenset[str] = frozenset(),
     widths: Mapping[str, int] | None = None,
 ) -> Plan:
-    """As `plan`, where `cost_of(proposal)` measures the size (cut, run, count), at most 6 times.
+    """As `plan`, where `cost_of(proposal)` measures the size (cut, run, count), at most 6 times (latency: 4).
 
-    MACs stand in for the measure: they are planned exactly, and the reduction asked of them is moved by the secant of
-    what was measured, between the nearest miss on either side. The plan's `size` is the measured one. Raises TargetError
-    where even the smallest network in reach measures larger than asked for.
+    What the graph computes (latency by its tables; else MACs) stands in for the measure: it is planned exactly, and the
+    reduction asked of it is moved by the secant of what was measured, between the nearest miss on either side. The plan's
+    `size` is the measured one: within 0.005 of the goal, with `multiple_of` never above it; latency within 0.02. Raises
+    TargetError where even the smallest network in reach measures larger than asked for.
     """
-    inner = dataclasses.replace(target, measure="params" if target.measure == "params" else "macs")
+    inner = dataclasses.replace(target, measure=computed(graph, target.measure))
+    most = _most(target)
     reach = reachable(graph, inner, original=original, frozen=frozen, widths=widths)
     wanted, last = 1.0 - target.reduce, max(0.0, 1.0 - reach.smallest)
 
@@ -43,11 +48,11 @@ def plan_measured(
 
     tried: dict[float, Plan] = {}
     reduce = min(target.reduce, last)
-    while len(tried) < MOST_MEASUREMENTS:
+    while len(tried) < most:
         tried[reduce] = attempt(reduce)
         if _fits(tried[reduce].size, target):
             break
-        if reduce >= last and tried[reduce].size > wanted + (0.0 if target.multiple_of else TOLERANCE):
+        if reduce >= last and tried[reduce].size > wanted + _margins(target)[1]:
             raise TargetError(
                 f"target.reduce: {target.reduce:g} of {target.measure} is out of reach; at most "
                 f"{100.0 * (1.0 - tried[reduce].size):.1f} % can go. What limits it: {'; '.join(reach.notes)}"
@@ -57,31 +62,50 @@ def plan_measured(
             break
         reduce = following
     best = _best(list(tried.values()), target)
+    again = _corrections([(1.0 - r, p.size) for r, p in tried.items()], target)
     return dataclasses.replace(
         best,
         proposal=dataclasses.replace(best.proposal, reduce=target.reduce),
-        notes=(*best.notes, *_miss(best.size, target)),
+        notes=(*best.notes, *again, *_miss(best.size, target)),
     )
 
 
 def _fits(size: float, target: Target) -> bool:
-    wanted = 1.0 - target.reduce
-    return wanted - TOLERANCE <= size <= wanted + (1e-12 if target.multiple_of else TOLERANCE)
+    below, above = _margins(target)
+    return -below <= size - (1.0 - target.reduce) <= above
+
+
+def _margins(target: Target) -> tuple[float, float]:
+    """By how much a size may be below and above what was asked for."""
+    if target.measure == "latency":
+        return LATENCY_TOLERANCE, LATENCY_TOLERANCE
+    return TOLERANCE, 1e-12 if target.multiple_of else TOLERANCE
+
+
+def _most(target: Target) -> int:
+    return LATENCY_MEASUREMENTS if target.measure == "latency" else MOST_MEASUREMENTS
 
 
 def _best(plans: list[Plan], target: Target) -> Plan:
     """The nearest; with `multiple_of` the nearest of those that are not above the goal, if there is one."""
     wanted = 1.0 - target.reduce
-    below = [p for p in plans if p.size <= wanted + 1e-12] if target.multiple_of else []
+    exact = target.multiple_of and target.measure != "latency"
+    below = [p for p in plans if p.size <= wanted + 1e-12] if exact else []
     return min(below or plans, key=lambda p: abs(p.size - wanted))
 
 
 def _miss(size: float, target: Target) -> list[str]:
     if _fits(size, target):
         return []
-    return [
-        f"{target.measure}: size {size:.4f} is the closest to {1.0 - target.reduce:.4f} in {MOST_MEASUREMENTS} tries"
-    ]
+    return [f"{target.measure}: size {size:.4f} is the closest to {1.0 - target.reduce:.4f} in {_most(target)} tries"]
+
+
+def _corrections(tried: list[tuple[float, float]], target: Target) -> list[str]:
+    """What the tables were asked for and what came of it, where latency had to be planned again."""
+    if target.measure != "latency" or len(tried) < 2:
+        return []
+    told = ", ".join(f"{asked:.3f} -> {measured:.3f}" for asked, measured in tried)
+    return [f"latency: planned {len(tried)} times, size asked of the tables -> measured: {told}"]
 
 
 def _next(sizes: Mapping[float, float], wanted: float, largest: float, last: float) -> float:

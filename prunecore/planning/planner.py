@@ -9,7 +9,7 @@ import numpy as np
 
 from prunecore.errors import ConfigError, TargetError, listing
 from prunecore.planning.bundles import bundles_of
-from prunecore.planning.limits import check_reduce, limits_of
+from prunecore.planning.limits import check_reduce, computed, limits_of
 from prunecore.planning.ranking import rank
 from prunecore.planning.search import Space, approach, settle
 from prunecore.types import Cost, Measure, Proposal, Width
@@ -119,14 +119,13 @@ class _Problem:
     @classmethod
     def of(cls, graph: DependencyGraph, bundles: Sequence[Bundle], target: Target, original: Cost | None) -> _Problem:
         free = tuple(b for b in bundles if b.whole is None)
-        measure: Measure = "params" if target.measure == "params" else "macs"
+        measure = computed(graph, target.measure)
         space = Space(graph, free, measure)
         if original is None:
-            macs, params = Space(graph, (), measure).both(np.empty(0, dtype=np.int64))
-            original = Cost(macs, params)
-        total = float(original.of(measure))
+            original = Space(graph, (), measure).cost(np.empty(0, dtype=np.int64))
         # an empty network has nothing to remove, and nothing to divide by
-        return cls(free, space, max(total, 1.0), (1.0 - target.reduce + 1e-12) * max(total, 1.0))
+        total = float(original.of(measure)) or 1.0
+        return cls(free, space, total, (1.0 - target.reduce + 1e-12) * total)
 
     @property
     def start(self) -> Indices:
@@ -151,7 +150,6 @@ def _plan(
 ) -> Plan:
     closed = problem.space.close(state[None])[0]
     kept = {name: stays for r, level in zip(ranked, closed, strict=True) for name, stays in r.kept(int(level)).items()}
-    macs, params = problem.space.both(state)
     size = problem.size(state)
     notes = [note for r in ranked for note in r.notes]
     if target.multiple_of is not None:
@@ -159,7 +157,7 @@ def _plan(
     notes += _miss(problem, size, target)
     before = {g.name: g.channels for b in problem.free for g in b.groups}
     widths = tuple(Width(name, before[name], len(stays)) for name, stays in kept.items())
-    return Plan(Proposal(kept, reduce=target.reduce), Cost(macs, params), size, tuple(notes), widths)
+    return Plan(Proposal(kept, reduce=target.reduce), problem.space.cost(state), size, tuple(notes), widths)
 
 
 def _miss(problem: _Problem, size: float, target: Target) -> list[str]:
@@ -170,7 +168,8 @@ def _miss(problem: _Problem, size: float, target: Target) -> list[str]:
         cause = "aligning alone removes that much" if target.align_all else "the network is that small already"
         return [f"size {size:.4f} is below the {wanted:.4f} asked for: {cause}"]
     if target.multiple_of is None and abs(size - wanted) > TOLERANCE and target.reduce > 0.0:
-        return [f"size {size:.4f} is the closest to {wanted:.4f} that whole channels allow within the limits"]
+        what = "was found: latency falls in steps" if target.measure == "latency" else "whole channels allow"
+        return [f"size {size:.4f} is the closest to {wanted:.4f} that {what} within the limits"]
     return []
 
 
@@ -178,14 +177,14 @@ def _miss(problem: _Problem, size: float, target: Target) -> list[str]:
 
 
 def _reach(problem: _Problem, bundles: Sequence[Bundle], target: Target) -> Reach:
-    most = problem.space.both(problem.start)
+    most = problem.space.cost(problem.start)
     end = problem.space.levels - 1
-    least = problem.space.both(end)
+    least = problem.space.cost(end)
     return Reach(
         smallest=problem.size(end),
         largest=problem.size(problem.start),
-        most=Cost(*most),
-        least=Cost(*least),
+        most=most,
+        least=least,
         measure=target.measure,
         tolerance=0.0 if target.multiple_of is not None else TOLERANCE,
         notes=tuple(_limit_notes(bundles, target)),

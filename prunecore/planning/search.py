@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from prunecore.planning.bundles import Bundle
     from prunecore.planning.ranking import Floats, Ranked
-    from prunecore.types import DependencyGraph, Indices, Measure
+    from prunecore.types import Cost, DependencyGraph, Indices, Measure
 
 MOST_MOVES = 200  # single moves after the thresholds
 PAIRED = 24  # bundles nearest to the threshold of which pairs are tried
@@ -39,6 +39,9 @@ class Space:
         lengths = np.array([bundles[i].levels for i, _ in columns], dtype=np.int64)
         self._offset = np.cumsum(lengths) - lengths
         self._together = shared_widths(bundles)
+        # latency is a staircase: one channel less may change nothing, or make it slower
+        most = int(self.levels.max(initial=2)).bit_length() if measure == "latency" else 1
+        self.strides = tuple(2**i for i in range(most))
 
     def close(self, states: Indices) -> Indices:
         """Where a width is made of several bundles and one of them is cut, the uneven ones are aligned too."""
@@ -60,13 +63,14 @@ class Space:
             counts[:, self._column] = self._table[self._offset + self.close(states)[:, self._bundle]]
         return counts
 
-    def both(self, state: Indices) -> tuple[int, int]:
-        """MACs and params of one state."""
-        macs, params = self._model.costs(self.counts(state[None]))
-        return int(macs[0]), int(params[0])
+    def cost(self, state: Indices) -> Cost:
+        """MACs, params and seconds of one state."""
+        return self._model.at(self.counts(state[None])[0])
 
     def values(self, states: Indices) -> Floats:
         """The measure of each state, shape `(n,)`."""
+        if self._measure == "latency":
+            return self._model.seconds(self.counts(states))
         macs, params = self._model.costs(self.counts(states))
         return np.asarray(params if self._measure == "params" else macs, dtype=np.float64)
 
@@ -128,8 +132,8 @@ def _last_above(space: Space, base: Indices, order: Indices, goal: float) -> int
 def approach(
     space: Space, ranked: Sequence[Ranked], state: Indices, *, threshold: float, goal: float, tolerance: float
 ) -> Indices:
-    """Where a state is not within `tolerance` of the goal, single steps are added or taken back, then pairs of them, as
-    long as that comes closer."""
+    """Where a state is not within `tolerance` of the goal, steps of one bundle are added or taken back, then of pairs of
+    them, as long as that comes closer."""
     for _ in range(MOST_MOVES):
         distance = abs(space.value(state) - goal)
         if distance <= tolerance:
@@ -150,21 +154,30 @@ def approach(
 
 
 def _single_moves(space: Space, ranked: Sequence[Ranked], state: Indices, threshold: float) -> tuple[Indices, Floats]:
-    """One step more of each bundle, one less of each; and how far from the threshold each of them reaches."""
+    """One stride more of each bundle, one less of each; and how far from the threshold each of them reaches."""
     bundles = np.arange(len(state))
-    more, less = bundles[state < space.levels - 1], bundles[state > 0]
     step = np.eye(len(state), dtype=np.int64)
-    worth = [ranked[b].worth[state[b]] for b in more] + [ranked[b].worth[state[b] - 1] for b in less]
-    return np.concatenate([step[more], -step[less]]), np.abs(np.array(worth, dtype=np.float64) - threshold)
+    moves, worth = [], []
+    for stride in space.strides:
+        more = bundles[state + stride < space.levels]
+        moves.append(stride * step[more])
+        worth += [ranked[b].worth[state[b] + stride - 1] for b in more]
+    for stride in space.strides:
+        less = bundles[state >= stride]
+        moves.append(-stride * step[less])
+        worth += [ranked[b].worth[state[b] - stride] for b in less]
+    return np.concatenate(moves), np.abs(np.array(worth, dtype=np.float64) - threshold)
 
 
 def _pairs(moves: Indices, strain: Floats) -> tuple[Indices, Floats]:
-    """One step more here and one less there, of the moves nearest to the threshold."""
+    """One move more here and one less there, of the moves nearest to the threshold."""
     more = np.flatnonzero(moves.sum(axis=1) > 0)
     less = np.flatnonzero(moves.sum(axis=1) < 0)
     more = more[np.argsort(strain[more], kind="stable")[:PAIRED]]
     less = less[np.argsort(strain[less], kind="stable")[:PAIRED]]
     left, right = np.repeat(more, len(less)), np.tile(less, len(more))
+    apart = ((moves[left] != 0) & (moves[right] != 0)).sum(axis=1) == 0  # of one bundle they would be a single move
+    left, right = left[apart], right[apart]
     return moves[left] + moves[right], strain[left] + strain[right]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from prunecore.run import directory as files
 from prunecore.run.candidates import Candidates
 from prunecore.run.context import Emit, Run
 from prunecore.run.defaults import DefaultExecutor, DefaultSurgery, DefaultTraining, phases_of
+from prunecore.run.latency import check_device, described, with_tables
 from prunecore.run.loading import check_forward, load_model, load_task
 from prunecore.run.phases import seconds_by_phase
 from prunecore.run.processes import World, joined
@@ -40,7 +41,7 @@ from prunecore.run.steps import fine_tune, round_of, score
 from prunecore.surgery import apply_recipe, compose, recipe_to_dict
 from prunecore.training import derive_seed, evaluate, fit_epochs, resolve_device
 from prunecore.training.data import length_of
-from prunecore.types import Candidate, Certificate, Cost, LoadedModel, Phase, Recipe, Target, Task
+from prunecore.types import Candidate, Certificate, Cost, LoadedModel, Measure, Phase, Recipe, Target, Task
 
 if TYPE_CHECKING:
     from prunecore.config.schema import RunConfig
@@ -75,6 +76,7 @@ def run(parsed: Parsed, out: Path, *, listeners: Sequence[Any] = (), resume: boo
 def carry_out(it: Run, schedule: tuple[float, ...]) -> dict[str, Any]:
     """Every stage of a run whose directory is held."""
     it.emit({"event": "loaded", "model": it.loaded.model, "directory": str(it.stages.directory)})
+    it = with_latency(it)
     start = baseline(it)
     tell_estimate(it, start, len(schedule))
     chosen, candidates = search(it, start, schedule)
@@ -98,6 +100,7 @@ def carry_out(it: Run, schedule: tuple[float, ...]) -> dict[str, Any]:
         seconds=seconds,
         seed=it.config.seed,
         provenance=it.loaded.provenance,
+        latency=described(chosen.facts.get("latency"), it.bench.graph.latency),
     )
     result = result_of(outcome)
     it.stages.drop_scratch()
@@ -129,6 +132,7 @@ def settle(
     executor = ExecutionSettings.model_validate(config.executor.options if config.executor.kind == LOCAL else {})
     manager.register(DefaultExecutor(executor, device=config.device))
     resolve_device(config.device)
+    check_device(config.latency, config.device)
     worker_devices(executor.workers or ())  # what this machine lacks is refused now, not when the search starts
     loaded = load_model(hook, config.model.kind, seed=config.seed)
     check_forward(loaded.model, loaded.inputs)
@@ -169,6 +173,18 @@ def config_text(parsed: Parsed) -> str:
 
 
 # ---------------------------------------------------------------- stages
+
+
+def with_latency(it: Run) -> Run:
+    """Where the target is latency: its tables, measured once by the first process, before anything is trained."""
+    if it.target.measure != "latency":
+        return it
+
+    def value(compute: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+        it.emit({"event": "stage", "name": "latency tables"})
+        return it.stages.value("latency-tables", compute if it.world.first else dict)
+
+    return dataclasses.replace(it, bench=with_tables(it.bench, it.loaded.model, it.config.latency, value=value))
 
 
 def baseline(it: Run) -> Candidate:
@@ -265,7 +281,8 @@ def size_total(loaded: LoadedModel, chosen: Candidate, target: Target) -> float:
     if original is None:
         return chosen.size
     whole = Cost(int(original["macs"]), int(original["params"]))
-    return chosen.cost.of(target.measure) / whole.of(target.measure)
+    measure: Measure = "params" if target.measure == "params" else "macs"
+    return chosen.cost.of(measure) / whole.of(measure)
 
 
 def save(it: Run, chosen: Candidate, result: Mapping[str, Any], out: Path) -> None:

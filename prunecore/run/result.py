@@ -16,7 +16,8 @@ PACKAGES = ("prunecore", "torch", "torch-pruning", "accelerate", "ptflops", "num
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run found out. stages: validation scores named before, after_cut, after_repair, after."""
+    """What a run found out. stages: validation scores named before, after_cut, after_repair, after. latency: where it is
+    the target."""
 
     algorithm: str
     criterion: str
@@ -35,6 +36,7 @@ class Outcome:
     control: Mapping[str, Any] | None
     seed: int
     provenance: Mapping[str, Any]
+    latency: Mapping[str, Any] | None = None
 
 
 def spell_time(seconds: float) -> str:
@@ -71,6 +73,7 @@ def result_of(outcome: Outcome) -> dict[str, Any]:
         "size_total": outcome.size_total,
         "macs": {"before": outcome.before.macs, "after": outcome.after.macs},
         "params": {"before": outcome.before.params, "after": outcome.after.params},
+        "latency": dict(outcome.latency) if outcome.latency is not None else None,
         "metric": {
             "name": outcome.stages["before"].name,
             **{stage: values.get(stage) for stage in ("before", "after_cut", "after_repair", "after")},

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from prunecore.errors import CertificateError, ModelError, OutOfMemory
 from prunecore.measure import CostModel, count, ptflops_cost
 from prunecore.planning import BlockCut, block_cuts, plan, plan_measured, reachable
+from prunecore.planning.measured import LATENCY_TOLERANCE
 from prunecore.scoring import score_all
 from prunecore.surgery import certify, compose, copy_model
 from prunecore.training import resolve_device
@@ -18,9 +19,11 @@ from prunecore.types import Calibration, Certificate, Cost, Proposal, Recipe, Un
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from prunecore.run.latency import Stopwatch
     from prunecore.types import Candidate, DependencyGraph, ExampleInputs, Measure, Target, Task
 
 ATTEMPTS = 4
+MEASURED = ("ptflops", "latency")  # what only a network itself shows
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +31,8 @@ class Bench:
     """What every round of a run needs and none of them changes.
 
     hook: pluggy's hook relay. graph: of the network as loaded (training changes values, not ties), whose widths
-    `max_reduction` counts from. original, whole: its cost, and its measure by the target's convention.
+    `max_reduction` counts from. original, whole: its cost, and its measure by the target's convention. stopwatch: where that
+    is latency; the graph then has tables.
     """
 
     hook: Any
@@ -40,6 +44,7 @@ class Bench:
     seed: int
     task: Task | None
     device: str
+    stopwatch: Stopwatch | None = None
 
     @property
     def widths(self) -> Mapping[str, int]:
@@ -58,7 +63,8 @@ class Analysis:
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """A verified cut. recipe: relative to the network that was cut. frozen: groups given up, and why."""
+    """A verified cut. recipe: relative to the network that was cut. frozen: groups given up, and why. latency: as measured,
+    where that is the target."""
 
     model: nn.Module
     recipe: Recipe
@@ -67,6 +73,7 @@ class Cut:
     size: float
     frozen: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    latency: Mapping[str, Any] | None = None
 
 
 def measured(model: nn.Module, inputs: ExampleInputs, cost: Cost, measure: Measure) -> float:
@@ -122,7 +129,7 @@ def propose(
     if sensitivity is not None:
         target = dataclasses.replace(target, sensitivity=sensitivity)
     frozen = frozenset(analysis.frozen)
-    if target.measure != "ptflops":
+    if target.measure not in MEASURED:
         planned = plan(
             analysis.graph, analysis.scores, target, original=bench.original, frozen=frozen, widths=bench.widths
         )
@@ -130,6 +137,8 @@ def propose(
 
         def size_of(proposal: Proposal) -> float:
             model, _ = bench.hook.prune_resize(model=candidate.model, graph=analysis.graph, proposal=proposal)
+            if bench.stopwatch is not None:
+                return bench.stopwatch.size(model)
             return measured(model, bench.inputs, bench.original, target.measure) / bench.whole
 
         planned = plan_measured(
@@ -155,7 +164,8 @@ def cut(bench: Bench, candidate: Candidate, analysis: Analysis, proposal: Propos
         if isinstance(attempt, Cut):
             varies = analysis.graph.varies
             note = () if varies is None else (f"{_VARIES} ({varies})",)
-            return dataclasses.replace(attempt, frozen=frozen, notes=(*proposal.notes, *note))
+            attempt = dataclasses.replace(attempt, frozen=frozen, notes=(*proposal.notes, *note))
+            return attempt if bench.stopwatch is None else _timed(bench.stopwatch, attempt, proposal.reduce)
         culprits = _culprits(bench, candidate, analysis, proposal)
         if not culprits:
             break
@@ -170,7 +180,16 @@ def cut(bench: Bench, candidate: Candidate, analysis: Analysis, proposal: Propos
 def uncut(candidate: Candidate) -> Cut:
     """The candidate as it is, as a cut that removes nothing; its certificate is that of the cut that made it."""
     proof = candidate.certificate or Certificate(False, 0.0, (), "float64", ("nothing was cut",))
-    return Cut(candidate.model, Recipe(), proof, candidate.cost, candidate.size, {}, candidate.notes)
+    return Cut(
+        candidate.model,
+        Recipe(),
+        proof,
+        candidate.cost,
+        candidate.size,
+        {},
+        candidate.notes,
+        candidate.facts.get("latency"),
+    )
 
 
 def _attempt(bench: Bench, candidate: Candidate, analysis: Analysis, proposal: Proposal) -> Cut | str:
@@ -189,14 +208,31 @@ def _attempt(bench: Bench, candidate: Candidate, analysis: Analysis, proposal: P
     return Cut(model, recipe, certificate, cost, size, {})
 
 
+def _timed(watch: Stopwatch, made: Cut, reduce: float) -> Cut:
+    """The cut with its size as measured; until then it is that of the tables."""
+    found = watch.check(made.model, made.size)
+    ratio, wanted = found["ratio"], 1.0 - reduce
+    notes = made.notes
+    if abs(ratio["median"] - wanted) > LATENCY_TOLERANCE:
+        interval = f"{ratio['median']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]"
+        notes = (*notes, f"latency: measured {interval} of the original in the end, {wanted:.3f} asked for")
+    return dataclasses.replace(made, size=ratio["median"], latency=found, notes=notes)
+
+
 _VARIES = "what it costs depends on values; it is given for as many as the uncut network finds in the example inputs"
 
 
 def _cost(bench: Bench, model: nn.Module, graph: DependencyGraph, proposal: Proposal) -> Cost:
     """Counted on the cut network; by the cost model where that would count how many boxes another network finds."""
-    if graph.varies is None:
+    if graph.varies is None and graph.latency is None:
         return count(model, bench.inputs)
-    return CostModel(graph).cost({name: len(index) for name, index in proposal.kept.items()})
+    planned = CostModel(graph).cost({name: len(index) for name, index in proposal.kept.items()})
+    return planned if graph.varies is not None else dataclasses.replace(planned, **_counted(model, bench.inputs))
+
+
+def _counted(model: nn.Module, inputs: ExampleInputs) -> dict[str, int]:
+    found = count(model, inputs)
+    return {"macs": found.macs, "params": found.params}
 
 
 def _culprits(bench: Bench, candidate: Candidate, analysis: Analysis, proposal: Proposal) -> dict[str, str]:
@@ -231,13 +267,14 @@ def bench_of(
 ) -> Bench:
     """The bench of a run that starts from `model`; TargetError where the target is out of reach."""
     graph, original = trace(hook, model, inputs), count(model, inputs)
-    whole = measured(model, inputs, original, target.measure)
+    stands = "macs" if target.measure == "latency" else target.measure  # until there are tables
+    whole = measured(model, inputs, original, stands)
     if not whole:
-        raise ModelError(
-            f"the network has no {target.measure} to remove: no convolution, linear or recurrent layer was found"
-        )
+        raise ModelError(f"the network has no {stands} to remove: no convolution, linear or recurrent layer was found")
     reach = reachable(graph, target)
-    if target.measure != "ptflops":  # MACs stand in for it here: limits are checked, the range is found while planning
+    if (
+        target.measure not in MEASURED
+    ):  # MACs stand in for it here: limits are checked, the range is found while planning
         reach.require(target.reduce)
     return Bench(hook, inputs, target, graph, original, whole, seed, task, device)
 
@@ -264,7 +301,8 @@ class Workshop:
     def graph(self, candidate: Candidate) -> DependencyGraph:
         """The dependency graph of `candidate`."""
         if candidate.number not in self._graphs:
-            self._graphs[candidate.number] = trace(self.bench.hook, candidate.model, self.bench.inputs)
+            found = trace(self.bench.hook, candidate.model, self.bench.inputs)
+            self._graphs[candidate.number] = dataclasses.replace(found, latency=self.bench.graph.latency)
         return self._graphs[candidate.number]
 
     def analysis(self, candidate: Candidate) -> Analysis:
@@ -288,10 +326,16 @@ class Workshop:
             self.bench.target,
             delta=delta,
             saving=saving,
-            whole=self.bench.whole,
+            whole=self._whole(candidate, analysis.graph),
             frozen=frozenset(analysis.frozen),
             widths=self.bench.widths,
         )
+
+    def _whole(self, candidate: Candidate, graph: DependencyGraph) -> float:
+        """What the sizes of block cuts count from: by tables, corrected so that the candidate has the size that was measured."""
+        if graph.latency is None:
+            return self.bench.whole
+        return CostModel(graph).cost({}).seconds / candidate.size
 
     def add(self, candidate: Candidate, frozen: Mapping[str, str]) -> Candidate:
         """Keep a new candidate, and what had to be given up for it."""

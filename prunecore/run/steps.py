@@ -48,6 +48,7 @@ def round_of(
         facts: dict[str, Any] = {"certificate": proof, "cost": cost, "frozen": dict(made.frozen)}
         facts |= {"size": made.size, "notes": list(made.notes), "step": recipe_to_dict(made.recipe)}
         facts |= {"base": proposal.base, "reduce": proposal.reduce, "why": proposal.why}
+        facts |= {} if made.latency is None else {"latency": dict(made.latency)}
         return Snapshot(made.model, apply(base, made), facts)
 
     pure = it.stages.run(f"{name}/cut", compute_cut)
@@ -82,7 +83,8 @@ def round_of(
         stages["after"] = stages["after_repair"]
     chooses = score(it, f"{name}/search", tuned, it.search_data)
     notes = tuple(pure.data["notes"])
-    candidate = Candidate(0, tuned, pure.recipe, cost, size, chooses, certificate, stages, notes)
+    facts = {key: pure.data[key] for key in ("latency",) if key in pure.data}
+    candidate = Candidate(0, tuned, pure.recipe, cost, size, chooses, certificate, stages, notes, facts)
     frozen: Mapping[str, str] = pure.data["frozen"]
     return candidate, frozen
 

@@ -376,7 +376,7 @@ def test_a_reduction_that_is_none(reduce: float) -> None:
         (Target(0.1, sensitivity={"c00": 1.0}), "no channel group 'c00', did you mean 'c0'"),
         (Target(0.1, sensitivity={"c0": 0.0}), "got 0.0 for 'c0', expected a number above 0"),
         (Target(0.1, measure="ptflops"), "plan_measured"),
-        (Target(0.1, measure="flops"), "expected macs, params or ptflops"),  # type: ignore[arg-type]
+        (Target(0.1, measure="flops"), "expected one of macs, params, ptflops, latency"),  # type: ignore[arg-type]
         (Target(0.1, scope="local"), "expected global or uniform"),  # type: ignore[arg-type]
     ],
 )

@@ -34,6 +34,10 @@ class DataError(PrunecoreError):
     """The data set is damaged: the message lists the first faults with their places."""
 
 
+class StalledError(DataError):
+    """Processes that load data gave nothing within the limit; another try may go well."""
+
+
 class ModelError(PrunecoreError):
     """The network cannot be loaded, run or traced."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +14,6 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from prunecore.hookspecs import hookimpl
-from prunecore.report.progress import time_left
 from prunecore.report.tables import certificate_line, plain_table, spell_count, summary_rows
 from prunecore.run.directory import CONFIG
 from prunecore.run.result import spell_time
@@ -30,8 +28,7 @@ class Console:
         self._terminal = sys.stdout.isatty()
         self._progress: Progress | None = None
         self._bar: TaskID | None = None
-        self._rounds = 0
-        self._starts: tuple[float, ...] = ()
+        self._trials: TaskID | None = None
 
     def __enter__(self) -> Console:
         if self._terminal:
@@ -71,22 +68,32 @@ class Console:
         self._line(f"{event['name']} …")
 
     def _on_estimate(self, event: Mapping[str, Any]) -> None:
-        self._rounds = int(event["rounds"])
         total, epoch = spell_time(event["seconds"]), f"{event['epoch_seconds']:.1f} s"
-        self._line(f"about {total}: rounds: {self._rounds}, epochs in each: {event['epochs']}, an epoch: {epoch}")
+        self._line(f"about {total}: rounds: {event['rounds']}, epochs in each: {event['epochs']}, an epoch: {epoch}")
 
     def _on_round(self, event: Mapping[str, Any]) -> None:
         self._line(f"cut {event['reduce']:.1%} …")
-        self._starts = (*self._starts, time.monotonic())
-        left = time_left(self._starts, self._rounds)
-        if left is not None and event["name"] != "control":
-            bounds = f"{spell_time(left.low)} to {spell_time(left.high)}"
-            self._line(f"  time left: about {spell_time(left.seconds)} ({bounds} by the last rounds)")
+
+    def _on_progress(self, event: Mapping[str, Any]) -> None:
+        rounds, size = event["rounds"], f", size {event['size']:.4f} on the way to {event['goal']:.4f}"
+        where = f"round {event['round']}" + (size if rounds is None else f" of {rounds}")
+        left = "; how long it takes is known when a round is through" if rounds is None else ""
+        if "seconds" in event:
+            bounds = f"{spell_time(event['low'])} to {spell_time(event['high'])}"
+            left = f"; time left: about {spell_time(event['seconds'])} ({bounds} by the last rounds)"
+        self._line(where + left)
 
     def _on_trials(self, event: Mapping[str, Any]) -> None:
         self._line(f"trying {event['count']} proposals …")
+        if self._progress is not None:
+            self._trials = self._progress.add_task("trials", total=event["count"])
 
     def _on_trial(self, event: Mapping[str, Any]) -> None:
+        if self._progress is not None and self._trials is not None:
+            self._progress.advance(self._trials)
+            if all(task.finished for task in self._progress.tasks if task.id == self._trials):
+                self._progress.remove_task(self._trials)
+                self._trials = None
         if "fault" in event:
             self._line(f"  trial {event['number']} failed ({event['fault']}): {event['message']}")
 

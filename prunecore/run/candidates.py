@@ -16,6 +16,7 @@ from prunecore.errors import ConfigError, PluginError, listing
 from prunecore.execution import Job, Outcome, Setup
 from prunecore.measure import CostModel
 from prunecore.planning import BlockCut
+from prunecore.report.progress import marks_of, time_left, time_to
 from prunecore.run.context import Run
 from prunecore.run.directory import state_of
 from prunecore.run.rounds import Analysis, Workshop
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
 class Candidates:
     """What a search asks for: plans, and the candidates made of its proposals. A context manager, which ends the workers."""
 
-    def __init__(self, it: Run, start: Candidate) -> None:
+    def __init__(self, it: Run, start: Candidate, rounds: int | None = None) -> None:
+        """rounds: how many there will be; None: the search itself decides."""
         self._it = it
+        self._rounds = rounds
         self._start = start
         self.workshop = Workshop(it.bench, start)
         self._parents = {start.number: start.number}
@@ -44,6 +47,7 @@ class Candidates:
         self._costs: dict[int, Cost] = {}
         self._asked: dict[int, Proposal] = {}
         self._since = 0.0
+        self._through = 0
         self.trials: list[Candidate] = []
 
     def __enter__(self) -> Candidates:
@@ -98,6 +102,8 @@ class Candidates:
         base = self._base_of(proposal)
         self.accept(base)
         name, analysis = f"candidate-{number}", self._analysis_of(base)
+        if self._it.stages.journal.find("value", f"{name}/search") is None:
+            self._tell_progress()
         made, frozen = round_of(self._it, self._start, base, proposal, name, analysis)
         self._parents[number] = proposal.base
         return self.workshop.add(dataclasses.replace(made, number=number), frozen)
@@ -113,6 +119,19 @@ class Candidates:
     def _analysis_of(self, base: Candidate) -> Callable[[], Analysis]:
         return lambda: self.workshop.analysis(base)
 
+    def _tell_progress(self) -> None:
+        """How far the run is, once a round: where one begins that is not recorded, also in a run that goes on."""
+        marks = marks_of(self._it.stages.journal.records)
+        if len(marks) == self._through:
+            return
+        self._through = len(marks)
+        rounds, goal = self._rounds, 1.0 - self._it.target.reduce
+        left = time_to(marks, goal) if rounds is None else time_left([mark.at for mark in marks], rounds)
+        left = left and left.after(self._it.stages.seconds - marks[-1].at)
+        known = {} if left is None else dataclasses.asdict(left)
+        facts = {"round": len(marks), "rounds": rounds, "size": marks[-1].size, "goal": goal}
+        self._it.emit({"event": "progress", **facts, **known})
+
     # ---------------------------------------------------------------- trials
 
     def _tried(self, proposals: Sequence[tuple[int, Proposal]]) -> dict[int, Candidate]:
@@ -120,6 +139,7 @@ class Candidates:
         records = {n: journal.find("value", f"trial-{n}") for n, _ in proposals}
         missing = [(n, p) for n, p in proposals if records[n] is None]
         if missing:
+            self._tell_progress()
             self._it.emit({"event": "trials", "count": len(missing)})
             # one copy for all trials that are cut from the same candidate
             weights: dict[int, Mapping[str, Tensor]] = {}

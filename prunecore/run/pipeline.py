@@ -211,7 +211,7 @@ def tell_estimate(it: Run, start: Candidate, rounds: int) -> None:
     settings = it.config.training
     if (
         not settings.epochs
-        or len(it.hook.prune_search.get_hookimpls()) > 1
+        or searches(it)
         or any(r["name"].startswith("candidate-") for r in it.stages.journal.records)
     ):
         return
@@ -229,9 +229,14 @@ def tell_estimate(it: Run, start: Candidate, rounds: int) -> None:
     it.emit({"event": "estimate", "seconds": estimated(epoch, epochs=settings.epochs, rounds=rounds), **facts})
 
 
+def searches(it: Run) -> bool:
+    """Whether the algorithm has a search of its own, whose rounds nobody knows beforehand."""
+    return len(it.hook.prune_search.get_hookimpls()) > 1
+
+
 def search(it: Run, start: Candidate, schedule: tuple[float, ...]) -> tuple[Candidate, Candidates]:
     """Let the algorithm ask for candidates until it chooses one; also all that was made for it."""
-    with Candidates(it, start) as candidates:
+    with Candidates(it, start, None if searches(it) else len(schedule)) as candidates:
         problem = Problem(start, it.target, schedule, it.config.seed, candidates.plan, candidates.block_cuts)
         chosen = drive(it.hook.prune_search(problem=problem), candidates.realise)
         candidates.accept(chosen)

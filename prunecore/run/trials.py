@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prunecore.config.reader import Parsed
-from prunecore.errors import OutOfMemory, PrunecoreError
+from prunecore.errors import OutOfMemory, PrunecoreError, StalledError
 from prunecore.registry import build_manager
 from prunecore.run.defaults import DefaultSurgery, DefaultTraining, phases_of
 from prunecore.run.loading import load_model, load_task
@@ -83,8 +83,10 @@ def build_state(device: str, parsed: Parsed) -> TrialState:
 
 
 def try_proposal(state: TrialState, job: TrialJob) -> TrialResult:
-    """Carry out one trial; where memory is short it is tried once more with half the batch."""
+    """Carry out one trial; once more where its data stalled, and with half the batch where memory is short."""
     try:
+        return _try(state, job)
+    except StalledError:
         return _try(state, job)
     except (RuntimeError, MemoryError, PrunecoreError) as error:
         if OutOfMemory.of(error, "try a proposal") is None and not isinstance(error, OutOfMemory):

@@ -113,7 +113,7 @@ def batches(
     """A loader of `(inputs, targets)` batches of at most `batch_size` items.
 
     seed: random order (None: as stored). images: at most so many; without a seed they are spread evenly over the set.
-    loading: by how many processes; DataError, while one iterates, where they give no batch within their limit.
+    loading: by how many processes; StalledError, while one iterates, where they give no batch within their limit.
     """
     length = length_of(dataset, f"the data set of task {task.name!r}")
     count = length if images is None else min(images, length)

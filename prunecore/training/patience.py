@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from torch.utils.data import DataLoader, Dataset
 
 from prunecore.config.training import LoadingSettings
-from prunecore.errors import DataError
+from prunecore.errors import StalledError
 
 Item = TypeVar("Item")
 
@@ -35,7 +35,7 @@ class PatientLoader(DataLoader[Any]):
 
 
 def patient(begin: Callable[[], Iterator[Item]], loading: LoadingSettings) -> Iterator[Item]:
-    """What `begin()` gives, whose processes `loading` describes; DataError where one item takes longer than its `timeout`.
+    """What `begin()` gives, whose processes `loading` describes; StalledError where one item takes longer than its `timeout`.
 
     However the iteration ends, none of the processes is left.
     """
@@ -56,7 +56,7 @@ def patient(begin: Callable[[], Iterator[Item]], loading: LoadingSettings) -> It
     except Exception as error:
         if not watch.fired:
             raise
-        raise DataError(
+        raise StalledError(
             f"the {loading.workers} processes that load data gave no batch in {loading.timeout:g} s and were ended; where they "
             "are only slow, raise `timeout` beside `workers`"
         ) from error

@@ -44,9 +44,6 @@ LEVERS: Mapping[str, Mapping[str, Any]] = {
     "no prices: the criterion alone": {"weighed_by": ["criterion"]},
     "no trial of allocations: price per saving alone": {"weighed_by": ["rate"]},
     "all batches at once": {"halving": False},
-    "128 images": {"images": 128, "calibration": 128},
-    "probe of a tenth": {"probe": 0.1},
-    "weights at full strength": {"strength": 1.0},
     "two rounds": {"rounds": 2, "long_term": "end"},
 }
 ABLATED = ("small_resnet", 0.8)

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 from prunecore import Candidate, Proposal, hookimpl
 from prunecore.config.reader import parse
-from prunecore.errors import PluginError
+from prunecore.errors import PluginError, StalledError
 from prunecore.execution import ExecutionSettings, InProcessExecutor, Job, Limits, LocalExecutor, Outcome, Setup
+from prunecore.run import trials as trials_module
 from prunecore.run.pipeline import run
 from tests.run import mischief, search_plugin
 from tests.run.kills import journal_of, plain
@@ -268,6 +269,25 @@ def test_memory_that_is_short_twice_drops_the_trial(tmp_path: Path, ask: Path) -
     assert ["score" in t for t in found.values()] == [True, False] + [True] * 6
     assert found["value trial-2"]["fault"] == "memory"
     assert "no more of it" in found["value trial-2"]["message"]
+
+
+def test_a_trial_whose_data_stalled_is_tried_again_with_the_same_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carried_out(tmp_path / "a")
+    whole, asked = trials_module.evaluate, []
+
+    def stalling(*arguments: Any, **more: Any) -> Any:
+        asked.append(1)
+        if len(asked) == 2:
+            raise StalledError("the 1 processes that load data gave no batch in 300 s")
+        return whole(*arguments, **more)
+
+    monkeypatch.setattr(trials_module, "evaluate", stalling)
+    carried_out(tmp_path / "b")
+    assert len(asked) == 8 + 1
+    assert trials(tmp_path / "a") == trials(tmp_path / "b")
+    assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "b")
 
 
 def test_a_trial_that_cannot_be_cut_has_failed(tmp_path: Path) -> None:

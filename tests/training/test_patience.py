@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from prunecore.config.training import EvaluationSettings, LoadingSettings, RecalibrationSettings, TrainingSettings
-from prunecore.errors import DataError
+from prunecore.errors import StalledError
 from prunecore.training import batches, classification_task, evaluate, fine_tune, recalibrate
 from prunecore.types import Task
 
@@ -72,7 +72,7 @@ STEPS: dict[str, Callable[[Task], object]] = {
 @pytest.mark.parametrize("step", STEPS)
 def test_a_stopped_process_ends_the_step_with_one_line(step: str) -> None:
     started = time.monotonic()
-    with pytest.raises(DataError, match=LINE) as caught:
+    with pytest.raises(StalledError, match=LINE) as caught:
         STEPS[step](task_of(Stopping(9)))
     assert "\n" not in str(caught.value)
     assert 0.5 <= time.monotonic() - started < 10
@@ -85,7 +85,7 @@ def test_a_process_that_has_told_of_a_batch_and_stops_before_it_hands_it_over() 
     loader = iter(batches(data, task_of(data), batch_size=4, loading=LoadingSettings(**ONE)))
     assert next(loader)[1].tolist() == [0, 1, 2, 3]
     time.sleep(0.5)  # the second is in the queue; it stops in the third
-    with pytest.raises(DataError, match=LINE):
+    with pytest.raises(StalledError, match=LINE):
         next(loader)
     assert no_processes_left()
 

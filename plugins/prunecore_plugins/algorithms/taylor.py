@@ -91,7 +91,12 @@ def _squared_changes(
         )
     gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     pairs = zip(parameters.items(), gradients, strict=True)
-    return {name: (p.detach() * g).square().float() for (name, p), g in pairs if g is not None}
+    # never in less than float32, in which small squares would be lost
+    return {
+        name: (p.detach() * g).square().to(torch.promote_types(p.dtype, torch.float32))
+        for (name, p), g in pairs
+        if g is not None
+    }
 
 
 @contextmanager

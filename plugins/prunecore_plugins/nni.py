@@ -43,11 +43,13 @@ def _nni(module: str) -> Any:
 
 
 def _metric(name: str, matrix: Tensor, p: int) -> Tensor:
-    """NNI's metric function `name` on one `(channels, features)` matrix, pruned along dim 0."""
+    """NNI's metric function `name` on one `(channels, features)` matrix, pruned along dim 0; it sums in float64, then float32."""
     space = SimpleNamespace(_scaler=_nni("compression.utils.scaling").Scaling([1], "back"))
     calculate = getattr(_nni("compression.pruning.tools"), name)
-    found: Tensor = calculate(p, {"layer": {"weight": matrix}}, {"layer": {"weight": space}})["layer"]["weight"]
-    return found.flatten()
+    found: Tensor = calculate(p, {"layer": {"weight": matrix.double()}}, {"layer": {"weight": space}})["layer"][
+        "weight"
+    ]
+    return found.flatten().float()
 
 
 # the layer types whose weights NNI prunes along their output, by exact type

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import prunecore
+from prunecore import training
 from prunecore.config.reader import parse
 from prunecore.errors import PrunecoreError
 from prunecore.run.pipeline import run
@@ -127,19 +129,17 @@ def several_rounds() -> dict[str, Any]:
 def test_what_cannot_be_reached_is_said_with_what_can_before_anything_is_written(tmp_path: Path) -> None:
     given = settings("even", reduce=0.9, options=FAST, target={"multiple_of": 8})
     text = refused(tmp_path / "run", given)
-    assert text.startswith("target.reduce: 0.9 of macs is out of reach; between 0.00 % and ")
-    most = float(text.partition(" and ")[2].partition(" %")[0]) / 100
-    result, _ = carried_out(
-        tmp_path / "most", settings("even", reduce=round(most - 5e-5, 4), options=FAST, target={"multiple_of": 8})
-    )
-    assert result["size"] == pytest.approx(1 - most, abs=1e-4)
+    assert text.startswith("target.reduce: 0.9 of macs is out of reach; between 0.0 % and ")
+    most = round(float(text.partition(" and ")[2].partition(" %")[0]) / 100, 3)
+    result, _ = carried_out(tmp_path / "most", settings("even", reduce=most, options=FAST, target={"multiple_of": 8}))
+    assert 1 - most - 1e-3 < result["size"] <= 1 - most
     assert [w["after"] for w in result["widths"]] == [8, 8, 8]
 
 
 def test_nothing_left_to_cut_is_said_before_anything_is_written(tmp_path: Path) -> None:
     text = refused(tmp_path / "run", settings("even", reduce=0.3, options=FAST, target={"skip": ["body"]}))
     assert text.startswith(
-        "target.reduce: 0.3 of macs is out of reach; between 0.00 % and 0.00 % can go. What limits it:"
+        "target.reduce: 0.3 of macs is out of reach; between 0.0 % and 0.0 % can go. What limits it:"
     )
     assert "skip 'body'" in text
 
@@ -210,9 +210,7 @@ def test_memory_that_half_the_batch_has_is_enough(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv(narrow.VARIABLE, "memory:1:16")
     result, _ = carried_out(tmp_path / "run", settings("even", reduce=0.3, options=FAST))
     found = trials(tmp_path / "run").values()
-    assert {(t["tune"], t["halved"]) for t in found} == {(None, True), ("retraining", True)} or {
-        t["halved"] for t in found if t["tune"]
-    } == {True}
+    assert {t["halved"] for t in found if t["tune"]} == {True}
     assert result["ledger"]["trials_failed"] == 0
 
 
@@ -222,7 +220,8 @@ def test_memory_that_half_the_batch_has_is_enough(tmp_path: Path, monkeypatch: p
         (
             "memory:16:8",
             "memory",
-            "not enough memory to try a proposal: CUDA out of memory. Tried to allocate 2.00 GiB, also with half the batch; "
+            "not enough memory to run Narrow on data of shape (16, 1, 16, 16): CUDA out of memory. Tried to allocate 2.00 GiB, "
+            "also with half the batch; "
             "lower the batch_size of retraining, recalibration and evaluation",
         ),
         ("nan:16:0", "error", "TrainingError: the loss of Narrow on the first batch of task 'digits' is nan; "),
@@ -234,12 +233,12 @@ def test_candidates_that_fail_are_dropped_reported_and_never_chosen(
     """In training, only networks with a narrower first block work."""
     monkeypatch.setenv(narrow.VARIABLE, asked)
     options = {"exact": True, "delta_crop": 0.4}
-    result, listener = carried_out(tmp_path / "run", settings("even", reduce=0.1, options=options))
+    result, listener = carried_out(tmp_path / "run", settings("even", reduce=0.4, options=options))
     failed = [t for t in listener.told("trial") if "fault" in t]
     assert [(t["fault"], t["message"][: len(message)]) for t in failed] == [(fault, message)] * 2
     assert {g for t in failed for g in t["widths"]} == {"body.3", "body.6"}
     assert result["ledger"]["trials_failed"] == 2
-    assert [w["group"] for w in result["widths"]] == ["body.0"]
+    assert [w["group"] for w in listener.told("accepted")[0]["widths"]] == ["body.0"]
 
 
 @pytest.mark.parametrize("options", [FAST, {"exact": True}], ids=["fast", "exact"])
@@ -269,19 +268,15 @@ def test_a_fine_tune_that_breaks_off_later_drops_its_candidate_too(
 
 
 def test_a_metric_that_is_nan_wins_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import dataclasses
-
-    from prunecore.run import trials as module
-
-    measured = module.evaluate
-
     def evaluate(model: Any, *args: Any, **kwargs: Any) -> Any:
-        score = measured(model, *args, **kwargs)
+        score = training.evaluate(model, *args, **kwargs)
         return score if len(model.body[0].weight) < 16 else dataclasses.replace(score, value=float("nan"))
 
-    monkeypatch.setattr(module, "evaluate", evaluate)
+    monkeypatch.setattr("prunecore.run.trials.evaluate", evaluate)
     options = {"exact": True, "delta_crop": 0.4}
-    result, listener = carried_out(tmp_path / "run", settings("even", reduce=0.1, options=options))
-    assert [w["group"] for w in result["widths"]] == ["body.0"]
-    assert ["fault" in t for t in listener.told("trial")] == [False, True, True]
-    assert "the metric accuracy is nan on 64 images of the search split" in listener.told("trial")[1]["message"]
+    result, listener = carried_out(tmp_path / "run", settings("even", reduce=0.4, options=options))
+    failed = [t for t in listener.told("trial") if "fault" in t]
+    assert [list(t["widths"]) for t in failed] == [["body.3"], ["body.6"]]
+    assert "the metric accuracy is nan on 64 images of the search split" in failed[0]["message"]
+    assert [w["group"] for w in listener.told("accepted")[0]["widths"]] == ["body.0"]
+    assert result["ledger"]["trials_failed"] == 2

@@ -148,6 +148,14 @@ def options_of(choice: Choice, there: Plugins | None = None) -> tuple[BaseModel 
         return None, [f"{line}; {choice.name} knows: {known}" for line in faults_of(error, choice.where)]
 
 
+def unused_of(choice: Choice, there: Plugins | None = None) -> str | None:
+    """Which given options of the plugin have no effect beside the others, where its options say so by `unused()`."""
+    options, _ = options_of(choice, there)
+    told = getattr(options, "unused", None)
+    line = told() if callable(told) else None
+    return None if line is None else f"{choice.name}: {line}"
+
+
 def settled(choice: Choice, there: Plugins | None = None) -> Choice:
     """The choice with every path of its options made absolute, so that `config.yaml` means the same from any directory."""
     options, _ = options_of(choice, there)

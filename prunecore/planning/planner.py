@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,7 @@ class Reach:
         limits = "; ".join(self.notes) or "no group may be cut"
         raise TargetError(
             f"target.reduce: {reduce:g} of {self.measure} is out of reach; between {_percent(1.0 - self.largest)} and "
-            f"{_percent(1.0 - self.smallest)} can go. What limits it: {limits}"
+            f"{_percent(_down(1.0 - self.smallest))} can go. What limits it: {limits}"
         )
 
 
@@ -211,6 +212,11 @@ def _whole_notes(bundles: Sequence[Bundle]) -> list[str]:
         f"{len(names)} {'group stays' if len(names) == 1 else 'groups stay'} whole ({listing(names, most=4)}): {reason}"
         for reason, names in by_reason.items()
     ]
+
+
+def _down(fraction: float) -> float:
+    """To a tenth of a percent, never up: what is named as reachable is."""
+    return math.floor(1000.0 * fraction + 1e-9) / 1000.0
 
 
 def _percent(fraction: float) -> str:

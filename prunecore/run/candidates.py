@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
     from prunecore.execution import Session
 
+WORKERS_OR_LAUNCHER = (
+    "this search starts workers of its own (executor.workers); start it without a launcher of processes"
+)
+
 
 class Candidates:
     """What a search asks for: plans, and the candidates made of its proposals. A context manager, which ends the workers."""
@@ -48,6 +52,7 @@ class Candidates:
         self._asked: dict[int, Proposal] = {}
         self._since = 0.0
         self._through = 0
+        self._told_short = False
         self.trials: list[Candidate] = []
 
     def __enter__(self) -> Candidates:
@@ -140,6 +145,7 @@ class Candidates:
         missing = [(n, p) for n, p in proposals if records[n] is None]
         if missing:
             self._tell_progress()
+            self._tell_short([p for _, p in missing])
             self._it.emit({"event": "trials", "count": len(missing)})
             # one copy for all trials that are cut from the same candidate
             weights: dict[int, Mapping[str, Tensor]] = {}
@@ -150,12 +156,19 @@ class Candidates:
         self.trials += found.values()
         return found
 
+    def _tell_short(self, proposals: Sequence[Proposal]) -> None:
+        """Once, where trials ask for more images than the search split has."""
+        asked = max((p.images for p in proposals if p.images is not None), default=0)
+        there = len(self._it.search_data)
+        if asked > there and not self._told_short:
+            self._told_short = True
+            text = f"trials are to be measured on {asked} images, the search split has {there}: all of it is used"
+            self._it.emit({"event": "warning", "text": f"{text}; search_fraction makes it larger"})
+
     def _workers(self) -> Session:
         if self._session is None:
             if self._it.world.size > 1:
-                raise ConfigError(
-                    "this search starts workers of its own (executor.workers); start it without a launcher of processes"
-                )
+                raise ConfigError(WORKERS_OR_LAUNCHER)
             executor = self._it.hook.prune_executor()
             if executor is None:
                 raise PluginError("no executor gave workers; choose one by executor.kind")

@@ -20,13 +20,13 @@ from prunecore.errors import ConfigError, RunDirectoryError
 from prunecore.execution import ExecutionSettings
 from prunecore.execution.devices import worker_devices
 from prunecore.files import write_json, write_text
-from prunecore.registry import build_manager
+from prunecore.registry import build_manager, unused_of
 from prunecore.report.facts import read_run
 from prunecore.report.html import write_report
 from prunecore.report.metrics import METRICS, metrics_csv
 from prunecore.report.progress import estimated
 from prunecore.run import directory as files
-from prunecore.run.candidates import Candidates
+from prunecore.run.candidates import WORKERS_OR_LAUNCHER, Candidates
 from prunecore.run.context import Emit, Run
 from prunecore.run.defaults import DefaultExecutor, DefaultSurgery, DefaultTraining, phases_of
 from prunecore.run.latency import check_device, described, with_tables
@@ -139,11 +139,21 @@ def settle(
     task, search_data = load_task(hook, fraction=config.search_fraction, seed=config.seed)
     target = config.target.target()
     schedule = check_schedule(hook.prune_schedule(target=target), target)
+    check_launcher(config, hook, world)
     hook.prune_rewind(start=loaded.model)  # weights that do not fit are refused now, not after the first round
     bench = bench_of(hook, loaded.model, loaded.inputs, target, seed=config.seed, task=task, device=config.device)
     try_one_batch(loaded, task, config, emit)
+    for line in filter(None, map(unused_of, parsed.choices)):
+        emit({"event": "warning", "text": line})
     stages = Stages(out, lambda recipe: apply_recipe(loaded.model, recipe), world, started=started)
     return Run(parsed, hook, loaded, task, search_data, bench, stages, emit, world), schedule
+
+
+def check_launcher(config: RunConfig, hook: Any, world: World) -> None:
+    """Workers of a search are not started beside the processes of a launcher."""
+    searches = len(hook.prune_search.get_hookimpls()) > 1
+    if world.size > 1 and searches and (config.executor.kind != LOCAL or config.executor.options.get("workers")):
+        raise ConfigError(WORKERS_OR_LAUNCHER)
 
 
 def try_one_batch(loaded: LoadedModel, task: Task, config: RunConfig, emit: Emit) -> None:

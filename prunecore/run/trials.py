@@ -7,6 +7,7 @@ Trials carry no certificate: what a search goes on from is cut again as a step, 
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prunecore.config.reader import Parsed
-from prunecore.errors import OutOfMemory, PrunecoreError, StalledError
+from prunecore.errors import ModelError, OutOfMemory, PrunecoreError, StalledError, TrainingError
 from prunecore.registry import build_manager
 from prunecore.run.defaults import DefaultSurgery, DefaultTraining, phases_of
 from prunecore.run.loading import load_model, load_task
@@ -94,7 +95,14 @@ def try_proposal(state: TrialState, job: TrialJob) -> TrialResult:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     half = _halved(state.config)
-    return dataclasses.replace(_try(dataclasses.replace(state, config=half), job), halved=True)
+    try:
+        return dataclasses.replace(_try(dataclasses.replace(state, config=half), job), halved=True)
+    except (RuntimeError, MemoryError, PrunecoreError) as error:
+        short = error if isinstance(error, OutOfMemory) else OutOfMemory.of(error, "try a proposal")
+        if short is None:
+            raise
+        advice = "lower the batch_size of retraining, recalibration and evaluation"
+        raise OutOfMemory(f"{short}, also with half the batch; {advice}") from error
 
 
 def _try(state: TrialState, job: TrialJob) -> TrialResult:
@@ -118,6 +126,10 @@ def _try(state: TrialState, job: TrialJob) -> TrialResult:
         model, backward = _tuned(state, job, model, compose(job.recipe, step), phase=proposal.tune)
     data = subset(state.search_data, proposal.images, derive_seed(config.seed, "subset"))
     score = evaluate(model, data, state.task, config.evaluation, device=state.device)
+    if math.isnan(score.value):  # NaN has no place in an order
+        raise ModelError(
+            f"the metric {score.name} is nan on {score.images} images of the search split; expected a number"
+        )
     return TrialResult(score, forward + score.images, backward, time.perf_counter() - started)
 
 
@@ -129,7 +141,7 @@ def _tuned(
     if batches is not None:
         short = settings[phase].model_copy(update={"epochs": 1, "max_batches": batches})
         settings = {**settings, phase: short}
-    default = DefaultTraining(settings, device=state.device, distillation=state.config.distillation)
+    default = DefaultTraining(settings, device=state.device, distillation=state.config.distillation, emit=_diverged)
     teacher = None
     if job.teacher is not None:
         teacher = apply_recipe(state.loaded.model, Recipe())
@@ -149,6 +161,12 @@ def _tuned(
     finally:
         state.manager.unregister(default)
     return tuned, seen.images
+
+
+def _diverged(event: Mapping[str, Any]) -> None:
+    """A step keeps the last good weights; a trial says nothing about its proposal any more."""
+    if event["event"] == "training_stopped":
+        raise TrainingError(str(event["reason"]))
 
 
 class _Seen:

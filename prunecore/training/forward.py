@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from prunecore.errors import ModelError, TrainingError
+from prunecore.errors import ModelError, OutOfMemory, TrainingError
 from prunecore.types import ExampleInputs
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _MISFIT = (RuntimeError, ValueError, TypeError, IndexError)
 def call(model: nn.Module, inputs: Any) -> Any:
     """`model` on the inputs of one batch: a tensor, a sequence (positional), or a mapping (by keyword).
 
-    Raises ModelError, which names the shapes, where the network cannot take them.
+    Raises ModelError, which names the shapes, where the network cannot take them, OutOfMemory where they are too many.
     """
     try:
         if isinstance(inputs, Mapping):
@@ -33,6 +33,9 @@ def call(model: nn.Module, inputs: Any) -> Any:
             return model(*inputs)
         return model(inputs)
     except _MISFIT as fault:
+        short = OutOfMemory.of(fault, f"run {type(model).__name__} on data of shape {shapes(inputs)}")
+        if short is not None:
+            raise short from fault
         raise ModelError(
             f"{type(model).__name__} cannot be run on data of shape {shapes(inputs)}: {first_line(fault)}; "
             "check that the input size and channels of the data are those of the network"

@@ -258,6 +258,42 @@ def test_my_pruning_ends_with_the_layout_and_the_widths_that_users_expect(tmp_pa
 
 
 @pytest.mark.slow
+def test_the_recommended_file_of_my_pruning_runs_as_it_is(tmp_path: Path) -> None:
+    """Two workers, alf 32, P 0.8, iskl, and the network of an earlier run."""
+    mine = {"alf": 32, "P": 0.8, "iskl": ["head"], "restart": {"start_iteration": 0, "load": "exp/net/orig_model.pth"}}
+    changes = {"model__name_resurs": "gone", "model__size": [16, 16]}
+    where = directory_of(
+        tmp_path, **changes, **{f"my_pruning__{k}": v for k, v in mine.items()}, algorithm="My_pruning"
+    )
+    (where / "exp" / "net").mkdir(parents=True)
+    write_whole_module(where, "recommended_net", width=128).rename(where / "exp" / "net" / "orig_model.pth")
+    done = prune("run", *QUICK, "--trust-code", ".", cwd=where)
+    assert done.returncode == 0, done.stderr
+    told = done.stdout.splitlines()
+    for line in (
+        "my_pruning.alf: 32 -> target.multiple_of: 32",
+        "my_pruning.P: 0.8 -> target.reduce: 0.8",
+        "my_pruning.cart: ['cpu', 'cpu'] -> executor.workers: ['cpu', 'cpu']",
+        "my_pruning.iskl: ['head'] -> target.skip: ['head']",
+        "my_pruning.algoritm: TaylorFOWeight -> criterion: taylor",
+        "my_pruning.resize_alf: True -> target.align_all: True",
+        "my_pruning.restart.load -> model: pth:exp/net/orig_model.pth",
+        "my_pruning runs in fast mode; `--set netadapt.exact=true` is the old loop",
+        "warning: netadapt: delta_crop, top_n: not used in fast mode; `--set netadapt.exact=true` is the mode that has them",
+    ):
+        assert told.count(line) == 1, line
+    result = result_of(where / "exp" / "net")
+    assert result["size"] == result["params"]["after"] / result["params"]["before"] <= 0.2
+    assert {w["after"] % 32 for w in result["widths"]} == {0}
+    # what `iskl` names keeps its inputs
+    assert {w["group"] for w in result["widths"]} == {"blocks.0.conv1", "blocks.1.conv1"}
+    assert result["ledger"]["trials_failed"] == 0
+    with working_directory(where):
+        ours = prunecore.load("exp/net")
+    assert torch.equal(outputs(whole(where / "exp" / "net" / "rezalt.pth")), outputs(ours))
+
+
+@pytest.mark.slow
 def test_a_restart_goes_on_from_a_file_of_the_old_tool_and_from_its_number(tmp_path: Path) -> None:
     restart = {"start_iteration": 5, "load": "exp/net/it5_acc0.9_size0.9.pth"}
     changes = {"model__name_resurs": "gone", "my_pruning__restart": restart, "my_pruning__alf": 4}

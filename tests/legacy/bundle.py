@@ -101,7 +101,7 @@ def write_interface(path: Path, net: Any) -> Path:
     return path
 
 
-def write_whole_module(directory: Path, name: str) -> Path:
+def write_whole_module(directory: Path, name: str, *, width: int = 8) -> Path:
     """A network in two files, saved as a whole module beside them. `name`: of the entry point; it must be unique in a process."""
     import sys
 
@@ -112,7 +112,7 @@ def write_whole_module(directory: Path, name: str) -> Path:
     try:
         module = __import__(name)
         torch.manual_seed(0)
-        torch.save(module.Net(), directory / f"{name}.pth")
+        torch.save(module.Net(width), directory / f"{name}.pth")
     finally:
         sys.path.remove(str(directory))
         for left in (name, f"{name}_blocks"):

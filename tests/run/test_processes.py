@@ -149,3 +149,15 @@ def test_what_is_refused_is_said_once(server: Server, config: Path, tmp_path: Pa
     assert (first.code, second.code) == (1, 1)
     assert first.text.startswith(f"Error: --out {tmp_path / 'run'}: holds another run; go on with it")
     assert second.text == ""
+
+
+def test_workers_beside_a_launcher_are_refused_before_anything_is_written(server: Server, tmp_path: Path) -> None:
+    settings = {**settings_of(16), "algorithm": "netadapt", "executor": {"workers": ["cpu", "cpu"]}}
+    (tmp_path / "workers.yaml").write_text(yaml.safe_dump(settings))
+    first, second = server.launched(["run", "-c", str(tmp_path / "workers.yaml"), "--out", str(tmp_path / "run")])
+    assert (first.code, second.code) == (2, 2)
+    assert first.text.splitlines() == [
+        "Error: this search starts workers of its own (executor.workers); start it without a launcher of processes"
+    ]
+    assert second.text == ""
+    assert not (tmp_path / "run").exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,6 +11,11 @@ from prunecore import hookimpl
 if TYPE_CHECKING:
     from prunecore import Problem, Target
     from prunecore.run.search import Search
+
+_OF_EXACT: Final = frozenset({"delta_crop", "step", "decay", "top_n"})
+_OF_FAST: Final = frozenset(
+    {"rounds", "probe", "images", "calibration", "weighed_by", "strength", "batches", "halving"}
+)
 
 
 class NetAdapt:
@@ -51,6 +56,16 @@ class NetAdapt:
         strength: float = Field(default=0.5, gt=0)
         batches: int = Field(default=20, ge=1)
         halving: bool = True
+
+        def unused(self) -> str | None:
+            """Which of the options that were given this mode does not have, and which mode has them."""
+            mode, foreign, other = ("exact", _OF_FAST, "false") if self.exact else ("fast", _OF_EXACT, "true")
+            given = [name for name in type(self).model_fields if name in foreign & self.model_fields_set]
+            if not given:
+                return None
+            return (
+                f"{', '.join(given)}: not used in {mode} mode; `--set netadapt.exact={other}` is the mode that has them"
+            )
 
     def __init__(self, options: Options) -> None:
         self._options = options

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 REPORT, LOSS = "report.html", "loss"
 
 PHASE_NAMES = {
+    "tables": "latency tables",
     "pretraining": "pretraining",
     "analysis": "calibration, saliency, plan",
     "cut": "cut and certificate",

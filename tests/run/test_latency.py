@@ -282,7 +282,7 @@ def test_block_cuts_count_from_the_size_that_was_measured(machine: dict[str, Any
     found = bench(model, Target(0.5, "latency"))
     whole = Workshop(found, Candidate(0, model, Recipe(), found.original, 1.0))
     slower = Workshop(found, Candidate(0, model, Recipe(), found.original, 0.8))
-    first, second = (w.block_cuts(w.candidate(0), 0.25)[0] for w in (whole, slower))
+    first, second = (w.block_cuts(w.candidate(0), 0.25, None)[0] for w in (whole, slower))
     assert second.size == pytest.approx(0.8 * first.size)
     counts = {name: len(index) for name, index in first.kept.items()}
     assert first.size == pytest.approx(CostModel(found.graph).cost(counts).seconds / found.whole)

@@ -75,9 +75,8 @@ class Candidates:
             cuts = self.workshop.block_cuts(candidate, delta, saving)
             return {"cuts": [{**dataclasses.asdict(c), "kept": _lists(c.kept), "near": list(c.near)} for c in cuts]}
 
-        found = self._it.stages.value(f"blocks-{candidate.number}-{delta if saving is None else saving:.6f}", compute)[
-            "cuts"
-        ]
+        asked = f"{delta:.6f}" if saving is None else f"saving-{saving:.6f}"
+        found = self._it.stages.value(f"blocks-{candidate.number}-{asked}", compute)["cuts"]
         return tuple(BlockCut(**{**c, "kept": _indices(c["kept"]), "near": tuple(c["near"])}) for c in found)
 
     def realise(self, proposals: Sequence[Proposal], number: int) -> list[Candidate]:
@@ -172,7 +171,12 @@ class Candidates:
         """What became of a trial, also where time or chance decided, is kept as it was."""
         asked, cost = self._asked[outcome.job], self._costs[outcome.job]
         facts: dict[str, Any] = {"attempts": outcome.attempts, "seconds": outcome.seconds}
-        facts |= {"base": asked.base, "tune": asked.tune, "size": self._size(cost), "cost": dataclasses.asdict(cost)}
+        facts |= {
+            "base": asked.base,
+            "tune": asked.tune,
+            "size": self._size(cost, asked.base),
+            "cost": dataclasses.asdict(cost),
+        }
         facts |= {"widths": {name: len(index) for name, index in asked.kept.items()}}
         result: TrialResult | None = outcome.value
         if result is not None:
@@ -189,10 +193,10 @@ class Candidates:
         cost = Cost(**facts["cost"])
         score = Score(**facts["score"]) if "score" in facts else None
         notes = (f"{facts['fault']}: {facts['message']}",) if "fault" in facts else ()
-        return Candidate(number, None, Recipe(), cost, self._size(cost), score, notes=notes, facts=facts)
+        return Candidate(number, None, Recipe(), cost, facts["size"], score, notes=notes, facts=facts)
 
-    def _size(self, cost: Cost) -> float:
-        return cost.of(self._it.target.measure) / self._it.bench.whole
+    def _size(self, cost: Cost, base: int) -> float:
+        return cost.of(self._it.target.measure) / self.workshop.whole(self.workshop.candidate(base))
 
 
 def _lists(kept: Mapping[str, Indices]) -> dict[str, list[int]]:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prunecore.planning.planner import TOLERANCE
 from prunecore.report import plots, words
 from prunecore.report.facts import RunFacts
 from prunecore.report.html import environment
 from prunecore.report.tables import plain_table, spell_count
-
-_CLOSE = 0.005
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def cautions(rows: Sequence[RunRow]) -> list[str]:
         if len(values) > 1
     ]
     sizes = [r.size for r in rows]
-    if max(sizes) - min(sizes) > _CLOSE:
+    if max(sizes) - min(sizes) > TOLERANCE:
         found.append(
             f"the sizes lie between {min(sizes):.4f} and {max(sizes):.4f}: a higher metric may be the larger network's"
         )

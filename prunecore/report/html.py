@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prunecore.errors import listing
 from prunecore.files import write_text
 from prunecore.report import plots, words
+from prunecore.report.diagnosis import three_digits
 from prunecore.report.facts import RunFacts, Step, read_run
 from prunecore.report.figures import require
 from prunecore.report.tables import spell_count
@@ -68,6 +69,7 @@ def environment() -> Environment:
         "part": words.part,
         "error": words.error,
         "duration": words.spell_seconds,
+        "digits": three_digits,
     }
     return made
 
@@ -98,6 +100,8 @@ def context(facts: RunFacts) -> dict[str, Any]:
         "measure": words.measure_of(result),
         "headline": words.headline(facts),
         "target_line": words.target_line(result),
+        "latency": result.get("latency"),
+        "latency_line": words.latency_line(result["latency"]) if result.get("latency") else "",
         "control_lines": words.control_lines(facts),
         "plots": {key: Markup(svg) for key, svg in figures.items()},
         "rounds": [_round_row(facts, step) for step in facts.steps],

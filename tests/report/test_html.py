@@ -86,6 +86,24 @@ def test_where_the_metric_cannot_tell_candidates_apart_the_loss_is_shown(tmp_pat
     assert "The loss is shown because accuracy is the same for most of them." in read(tmp_path / "run").text
 
 
+LATENCY = {
+    "device": "cpu", "threads": 1, "batch": 4, "dtype": "float32", "planned_size": 0.498, "planned_ms": 20.9,
+    "original_ms": 41.875, "measured_ms": {"median": 21.125, "low": 20.5, "high": 21.75},
+    "ratio": {"median": 0.5041, "low": 0.4912, "high": 0.5199},
+}  # fmt: skip
+
+
+def test_a_latency_stands_in_the_page_with_its_interval_and_where_it_holds(tmp_path: Path) -> None:
+    seen = read(make(tmp_path / "run", changed(target={"measure": "latency"}, size=0.5041, latency=LATENCY)))
+    assert "41.9 → 21.1" in seen.text
+    assert "0.504 [0.491, 0.520] of the original, 0.498 planned; cpu, 1 thread, batch 4, float32" in seen.text
+    assert {"41.875", "21.125"} <= set(seen.values)
+    assert "Latency is measured anew, so the plan may differ." in seen.text
+    other = read(make(tmp_path / "other")).text
+    assert "Latency" not in other
+    assert "The numbers are the same, to the last bit" in other
+
+
 HOSTILE = ("<script>alert(1)</script>", 'a" onload="x', "$\\frac{1}{2}$ & <b>", "层.conv]]>", "<!-- --> {{ 7*7 }}")
 
 

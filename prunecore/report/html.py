@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,9 +127,10 @@ def rounds_of(facts: RunFacts) -> list[plots.Round]:
 
 
 def visits_of(facts: RunFacts) -> tuple[str, list[plots.Visit]]:
-    """What is shown of the search split, the metric or the loss, and everything that has it.
+    """What is shown of the search split, the metric or the loss, and everything that has it as a number.
 
-    The loss where the metric is the same for most: on a few dozen images it cannot tell candidates apart.
+    The loss where the metric is the same for most: on a few dozen images it cannot tell candidates apart. A trial that
+    diverged has none that could be drawn.
     """
     scored = [(t.number, t.kind, t.size, t.score) for t in facts.trials if t.score is not None]
     scored += [(s.number, "carried out", s.size, s.scores["search"]) for s in facts.steps if "search" in s.scores]
@@ -136,7 +138,7 @@ def visits_of(facts: RunFacts) -> tuple[str, list[plots.Visit]]:
     if 2 * len({score.value for *_, score in scored}) < len(scored):
         name = LOSS
     found = [plots.Visit(n, kind, size, s.loss if name == LOSS else s.value) for n, kind, size, s in scored]
-    return name, sorted(found, key=lambda v: v.number)
+    return name, sorted((v for v in found if math.isfinite(v.value)), key=lambda v: v.number)
 
 
 def _round_row(facts: RunFacts, step: Step) -> dict[str, Any]:

@@ -86,6 +86,15 @@ def test_where_the_metric_cannot_tell_candidates_apart_the_loss_is_shown(tmp_pat
     assert "The loss is shown because accuracy is the same for most of them." in read(tmp_path / "run").text
 
 
+def test_a_trial_that_diverged_does_not_keep_the_others_out_of_the_page(tmp_path: Path) -> None:
+    losses = (0.3, float("nan"), 0.2, float("inf"), 0.1)
+    alike = [{"number": n, "base": 0, "size": 0.9, "score": score(0.9, loss=loss)} for n, loss in enumerate(losses, 2)]
+    made = make(tmp_path / "run", trials=alike)
+    name, visits = visits_of(read_run(made))
+    assert (name, [v.number for v in visits]) == ("loss", [1, 2, 4, 6])
+    assert "The Pareto front: 2 of 4 candidates" in read(made).text
+
+
 LATENCY = {
     "device": "cpu", "threads": 1, "batch": 4, "dtype": "float32", "planned_size": 0.498, "planned_ms": 20.9,
     "original_ms": 41.875, "measured_ms": {"median": 21.125, "low": 20.5, "high": 21.75},

@@ -14,6 +14,7 @@ from prunecore.report.diagnosis import three_digits
 from prunecore.report.facts import RunFacts, Step, read_run
 from prunecore.report.figures import require
 from prunecore.report.tables import spell_count
+from prunecore.types import Width
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -87,7 +88,7 @@ def context(facts: RunFacts) -> dict[str, Any]:
     )
     figures = {
         "stages": plots.stages_plot(result["metric"], control) if len(rounds) < 2 else "",
-        "widths": plots.widths_plot(facts.steps[-1].widths if facts.steps else ()),
+        "widths": plots.widths_plot([Width(**w) for w in result["widths"]]),
         "rounds": plots.rounds_plot(
             name, rounds, float(result["metric"]["before"]), last_control, 1.0 - result["target"]["reduce"]
         ),

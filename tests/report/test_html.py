@@ -86,6 +86,13 @@ def test_where_the_metric_cannot_tell_candidates_apart_the_loss_is_shown(tmp_pat
     assert "The loss is shown because accuracy is the same for most of them." in read(tmp_path / "run").text
 
 
+def test_the_widths_are_those_of_the_network_that_was_chosen_not_of_the_last_step(tmp_path: Path) -> None:
+    narrower = {"base": 1, "widths": [("stem", 8, 2), ("body.conv1", 16, 3)]}
+    text = page(read_run(make(tmp_path / "run", steps=({}, narrower))))
+    assert "stem from 8 to 6, body.conv1 from 16 to 9." in text
+    assert "stem from 8 to 2" not in text
+
+
 def test_a_trial_that_diverged_does_not_keep_the_others_out_of_the_page(tmp_path: Path) -> None:
     losses = (0.3, float("nan"), 0.2, float("inf"), 0.1)
     alike = [{"number": n, "base": 0, "size": 0.9, "score": score(0.9, loss=loss)} for n, loss in enumerate(losses, 2)]

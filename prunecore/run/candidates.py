@@ -55,16 +55,14 @@ class Candidates:
     def plan(self, candidate: Candidate, reduce: float, sensitivity: Mapping[str, float] | None = None) -> Proposal:
         """The exact plan for a cumulative reduction; the record is read back on resume."""
 
-        def compute() -> dict[str, Any]:
+        def compute() -> Proposal:
             self._it.emit({"event": "stage", "name": "analysis"})
-            made = self.workshop.propose(candidate, reduce, sensitivity)
-            return {"kept": _lists(made.kept), "notes": list(made.notes)}
+            return self.workshop.propose(candidate, reduce, sensitivity)
 
         name = f"plan-{candidate.number}-{reduce:.6f}"
         if sensitivity is not None:
             name += "-" + hashlib.sha256(json.dumps(sensitivity, sort_keys=True).encode()).hexdigest()[:12]
-        found = self._it.stages.value(name, compute)
-        return Proposal(_indices(found["kept"]), candidate.number, reduce, notes=tuple(found["notes"]))
+        return recorded_plan(self._it, name, compute, base=candidate.number, reduce=reduce)
 
     def block_cuts(self, candidate: Candidate, delta: float, saving: float | None) -> tuple[BlockCut, ...]:
         """For every block of `candidate` that can shrink, the cut that removes `delta` of it, or `saving` of the measure; read
@@ -197,6 +195,17 @@ class Candidates:
 
     def _size(self, cost: Cost, base: int) -> float:
         return cost.of(self._it.target.measure) / self.workshop.whole(self.workshop.candidate(base))
+
+
+def recorded_plan(it: Run, name: str, compute: Callable[[], Proposal], *, base: int, reduce: float) -> Proposal:
+    """The plan that `compute` makes, recorded: it may rest on measurements, which come out different each time."""
+
+    def plain() -> dict[str, Any]:
+        made = compute()
+        return {"kept": _lists(made.kept), "notes": list(made.notes)}
+
+    found = it.stages.value(name, plain)
+    return Proposal(_indices(found["kept"]), base, reduce, notes=tuple(found["notes"]))
 
 
 def _lists(kept: Mapping[str, Indices]) -> dict[str, list[int]]:

@@ -253,15 +253,16 @@ def test_a_run_measures_its_tables_once_and_goes_on_with_the_recorded_ones(
     assert again["latency"] == found["latency"]
 
 
+@pytest.mark.parametrize("control", ["none", "cut"])
 def test_a_run_that_is_finished_but_for_its_result_measures_nothing_again(
-    machine: dict[str, Any], tmp_path: Path
+    machine: dict[str, Any], tmp_path: Path, control: str
 ) -> None:
-    out = tmp_path / "run"
-    found = run(parse(LATENCY), out)
+    out, settings = tmp_path / "run", parse({**LATENCY, "control": control})
+    found = run(settings, out)
     (out / files.RESULT).unlink()
     checks = machine["checks"]
     machine["bias"] = 1.0  # whatever is measured now would differ
-    again = run(parse(LATENCY), out, resume=True)
+    again = run(settings, out, resume=True)
     assert machine["checks"] == checks
     assert again["latency"] == found["latency"]
 

@@ -32,9 +32,7 @@ from prunecore.training import batches
 NETS, REDUCTIONS, SEEDS = ("small_resnet", "small_mobilenet"), (0.5, 0.8), (1, 2, 3)
 IMAGES, BATCH, STEPS = 60_000, 32, 20  # of training data; of a short-term batch; short-term steps of a candidate
 LONG = {"epochs": 2, "max_batches": 300, "batch_size": 64, "lr": 2e-3}  # the long-term fine-tune
-LONGER = {
-    "max_batches": 450
-}  # what the fast mode may spend on it at P 0.8, and yet stay below a fifth of exact's images
+LONGER = {"max_batches": 450}  # of the fast mode at P 0.8, which yet stays below a fifth of exact's images
 ROUNDS = 5  # of AGP
 SCORING = {"batches": 8, "batch_size": 64}  # images that gradients are taken from, each time that channels are scored
 SEARCHES = ("exact", "fast")
@@ -82,9 +80,7 @@ def settings_of(key: Key, cache: Path) -> dict[str, Any]:
         "control": "none",
         "device": "cpu",
         "seed": seed,
-        "evaluation": {
-            "max_batches": 4
-        },  # 1,024 images: the whole search split; what is reported is measured on all test images
+        "evaluation": {"max_batches": 4},  # 1,024 images of the search split; what is reported is of all test images
     }
     if "@" not in method:
         options = (
@@ -210,15 +206,13 @@ def table(rows: Mapping[Key, Row], cache: Path, net: str, reduce: float) -> str:
         sum(r["forward_images"] + r["backward_images"] for k, r in rows.items() if k[:3] == (net, reduce, m))
         for m in SEARCHES
     )
-    against = spell(
-        interval(cache, [(net, reduce, "exact", s) for s in SEEDS], [(net, reduce, "agp@exact", s) for s in SEEDS])
-    )
-    one = spell(
-        interval(cache, [(net, reduce, "exact", s) for s in SEEDS], [(net, reduce, "one-shot@exact", s) for s in SEEDS])
+    against = "; ".join(
+        f"exact - {peer}: {spell(interval(cache, *([(net, reduce, m, seed) for seed in SEEDS] for m in ('exact', peer))))}"
+        for peer in ("agp@exact", "one-shot@exact")
     )
     lines += [
         "",
-        f"Fast processes {fast / exact:.3f} of the images of exact's trials. exact - agp@exact: {against}; exact - one-shot@exact: {one}.",
+        f"Fast processes {fast / exact:.3f} of the images of exact's trials. {against}.",
     ]
     return "\n".join(lines)
 

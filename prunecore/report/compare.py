@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prunecore.planning.planner import TOLERANCE
 from prunecore.report import plots, words
 from prunecore.report.facts import RunFacts
 from prunecore.report.html import environment
 from prunecore.report.tables import plain_table, spell_count
-
-_CLOSE = 0.005
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def cautions(rows: Sequence[RunRow]) -> list[str]:
         if len(values) > 1
     ]
     sizes = [r.size for r in rows]
-    if max(sizes) - min(sizes) > _CLOSE:
+    if max(sizes) - min(sizes) > TOLERANCE:
         found.append(
             f"the sizes lie between {min(sizes):.4f} and {max(sizes):.4f}: a higher metric may be the larger network's"
         )
@@ -172,26 +171,30 @@ def comparison_page(rows: Sequence[RunRow]) -> str:
     from markupsafe import Markup
 
     lines = [plots.Line(f"{row.run}, size {row.size:.4f}", row.after, row.before, row.control) for row in rows]
-    best = max(rows, key=lambda row: row.after)
+    alike = len({row.metric for row in rows}) == 1
+    best = max(rows, key=lambda row: row.after) if alike and len(rows) > 1 else None
     return (
         environment()
         .get_template("compare.html.j2")
         .render(
             rows=rows,
+            counted=words.plural(len(rows), "run"),
             shared=shared_line(rows),
             networks=len({row.network for row in rows}),
             metrics=len({row.metric for row in rows}),
             best=best,
-            close=[row for row in rows if row is not best and _level(row, best)],
+            close=[row for row in rows if best is not None and row is not best and _level(row, best)],
             cautions=cautions(rows),
-            plot=Markup(plots.runs_plot(rows[0].metric, lines)) if len({row.metric for row in rows}) == 1 else "",
+            plot=Markup(plots.runs_plot(rows[0].metric, lines)) if alike else "",
             version=_version(),
         )
     )
 
 
 def _level(one: RunRow, other: RunRow) -> bool:
-    """Whether sampling error alone may have made the difference."""
+    """Whether sampling error alone may have made the difference, if there is one."""
+    if one.after == other.after:
+        return True
     error = words.sampling_error(one.metric, (one.after, other.after), one.images)
     return error is not None and one.images == other.images and abs(one.after - other.after) <= error
 

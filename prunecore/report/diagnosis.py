@@ -116,7 +116,7 @@ def _verdict(row: Row, rows: Sequence[Row]) -> str:
 
 def spell_ms(timing: Timing) -> str:
     """`41.9 [41.5, 42.3]`."""
-    return f"{_three(timing.median * 1e3)} [{_three(timing.low * 1e3)}, {_three(timing.high * 1e3)}]"
+    return f"{three_digits(timing.median * 1e3)} [{three_digits(timing.low * 1e3)}, {three_digits(timing.high * 1e3)}]"
 
 
 def spell_ratio(ratio: Ratio) -> str:
@@ -124,6 +124,6 @@ def spell_ratio(ratio: Ratio) -> str:
     return f"{ratio.median:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
 
 
-def _three(value: float) -> str:
+def three_digits(value: float) -> str:
     """Three significant digits, without an exponent."""
     return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}" if value > 0 else "0"

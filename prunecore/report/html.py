@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from prunecore.errors import listing
 from prunecore.files import write_text
 from prunecore.report import plots, words
+from prunecore.report.diagnosis import three_digits
 from prunecore.report.facts import RunFacts, Step, read_run
 from prunecore.report.figures import require
 from prunecore.report.tables import spell_count
+from prunecore.types import Width
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 REPORT, LOSS = "report.html", "loss"
 
 PHASE_NAMES = {
+    "tables": "latency tables",
     "pretraining": "pretraining",
     "analysis": "calibration, saliency, plan",
     "cut": "cut and certificate",
@@ -67,6 +71,7 @@ def environment() -> Environment:
         "part": words.part,
         "error": words.error,
         "duration": words.spell_seconds,
+        "digits": three_digits,
     }
     return made
 
@@ -83,7 +88,7 @@ def context(facts: RunFacts) -> dict[str, Any]:
     )
     figures = {
         "stages": plots.stages_plot(result["metric"], control) if len(rounds) < 2 else "",
-        "widths": plots.widths_plot(facts.steps[-1].widths if facts.steps else ()),
+        "widths": plots.widths_plot([Width(**w) for w in result["widths"]]),
         "rounds": plots.rounds_plot(
             name, rounds, float(result["metric"]["before"]), last_control, 1.0 - result["target"]["reduce"]
         ),
@@ -97,6 +102,8 @@ def context(facts: RunFacts) -> dict[str, Any]:
         "measure": words.measure_of(result),
         "headline": words.headline(facts),
         "target_line": words.target_line(result),
+        "latency": result.get("latency"),
+        "latency_line": words.latency_line(result["latency"]) if result.get("latency") else "",
         "control_lines": words.control_lines(facts),
         "plots": {key: Markup(svg) for key, svg in figures.items()},
         "rounds": [_round_row(facts, step) for step in facts.steps],
@@ -121,9 +128,10 @@ def rounds_of(facts: RunFacts) -> list[plots.Round]:
 
 
 def visits_of(facts: RunFacts) -> tuple[str, list[plots.Visit]]:
-    """What is shown of the search split, the metric or the loss, and everything that has it.
+    """What is shown of the search split, the metric or the loss, and everything that has it as a number.
 
-    The loss where the metric is the same for most: on a few dozen images it cannot tell candidates apart.
+    The loss where the metric is the same for most: on a few dozen images it cannot tell candidates apart. A trial that
+    diverged has none that could be drawn.
     """
     scored = [(t.number, t.kind, t.size, t.score) for t in facts.trials if t.score is not None]
     scored += [(s.number, "carried out", s.size, s.scores["search"]) for s in facts.steps if "search" in s.scores]
@@ -131,7 +139,7 @@ def visits_of(facts: RunFacts) -> tuple[str, list[plots.Visit]]:
     if 2 * len({score.value for *_, score in scored}) < len(scored):
         name = LOSS
     found = [plots.Visit(n, kind, size, s.loss if name == LOSS else s.value) for n, kind, size, s in scored]
-    return name, sorted(found, key=lambda v: v.number)
+    return name, sorted((v for v in found if math.isfinite(v.value)), key=lambda v: v.number)
 
 
 def _round_row(facts: RunFacts, step: Step) -> dict[str, Any]:

@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prunecore.planning.measured import LATENCY_TOLERANCE
+from prunecore.planning.planner import TOLERANCE
 from prunecore.report.facts import RunFacts
 
 MEASURES = {"macs": "MACs", "ptflops": "MACs (as ptflops counts)", "params": "parameters", "latency": "latency"}
 NONE, MINUS, ZERO = "\N{EN DASH}", "\N{MINUS SIGN}", "±0"
-_CLOSE = 0.005  # of the size: what a target may be missed by, and sizes that count as equal
 _SURE = 1.96  # standard errors of a 95 % interval
 
 
@@ -95,12 +96,22 @@ def target_line(result: Mapping[str, Any]) -> str:
     asked = f"Asked for: {percent(target['reduce'])} of the {measure_of(result)} removed"
     if target["multiple_of"]:
         asked += f", widths that are cut a multiple of {target['multiple_of']}"
-    off = result["size"] - goal
-    if target["multiple_of"]:
-        ok = off <= _CLOSE
-        return f"{asked}. Size {result['size']:.4f}: {'not above the target' if ok else 'ABOVE the target'}."
-    verdict = "on target" if abs(off) <= _CLOSE else "OFF target by more than 0.005"
+    off, latency = result["size"] - goal, target["measure"] == "latency"
+    if target["multiple_of"] and not latency:
+        verdict = "not above the target" if off <= 1e-9 else "ABOVE the target"
+        return f"{asked}. Size {result['size']:.4f} against {goal:.4f}: {verdict}."
+    allowed = LATENCY_TOLERANCE if latency else TOLERANCE
+    verdict = "on target" if abs(off) <= allowed + 1e-9 else f"OFF target by more than {allowed:g}"
     return f"{asked}. Size {result['size']:.4f} against {goal:.4f}: {verdict}."
+
+
+def latency_line(found: Mapping[str, Any]) -> str:
+    """How far the measurement may be off, what the tables said, and where it holds."""
+    ratio, threads = found["ratio"], found["threads"]
+    return (
+        f"{ratio['median']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}] of the original, {found['planned_size']:.3f} planned; "
+        f"{found['device']}, {plural(threads, 'thread')}, batch {found['batch']}, {found['dtype']}"
+    )
 
 
 # ---------------------------------------------------------------- the random control
@@ -169,7 +180,7 @@ def _caveats(facts: RunFacts) -> list[str]:
             f"The control is cut once and trained once, while the run went through {rounds} rounds: "
             "part of any difference is due to the rounds, not to the choice of channels."
         )
-    if abs(control["size"] - result["size"]) > _CLOSE:
+    if abs(control["size"] - result["size"]) > TOLERANCE:
         found.append(f"The two are not of one size: {result['size']:.4f} and {control['size']:.4f}.")
     if result["criterion"] == "random":
         found.append("The criterion is random itself: this compares two draws.")

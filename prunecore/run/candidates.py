@@ -64,16 +64,14 @@ class Candidates:
     def plan(self, candidate: Candidate, reduce: float, sensitivity: Mapping[str, float] | None = None) -> Proposal:
         """The exact plan for a cumulative reduction; the record is read back on resume."""
 
-        def compute() -> dict[str, Any]:
+        def compute() -> Proposal:
             self._it.emit({"event": "stage", "name": "analysis"})
-            made = self.workshop.propose(candidate, reduce, sensitivity)
-            return {"kept": _lists(made.kept), "notes": list(made.notes)}
+            return self.workshop.propose(candidate, reduce, sensitivity)
 
         name = f"plan-{candidate.number}-{reduce:.6f}"
         if sensitivity is not None:
             name += "-" + hashlib.sha256(json.dumps(sensitivity, sort_keys=True).encode()).hexdigest()[:12]
-        found = self._it.stages.value(name, compute)
-        return Proposal(_indices(found["kept"]), candidate.number, reduce, notes=tuple(found["notes"]))
+        return recorded_plan(self._it, name, compute, base=candidate.number, reduce=reduce)
 
     def block_cuts(self, candidate: Candidate, delta: float, saving: float | None) -> tuple[BlockCut, ...]:
         """For every block of `candidate` that can shrink, the cut that removes `delta` of it, or `saving` of the measure; read
@@ -84,9 +82,8 @@ class Candidates:
             cuts = self.workshop.block_cuts(candidate, delta, saving)
             return {"cuts": [{**dataclasses.asdict(c), "kept": _lists(c.kept), "near": list(c.near)} for c in cuts]}
 
-        found = self._it.stages.value(f"blocks-{candidate.number}-{delta if saving is None else saving:.6f}", compute)[
-            "cuts"
-        ]
+        asked = f"{delta:.6f}" if saving is None else f"saving-{saving:.6f}"
+        found = self._it.stages.value(f"blocks-{candidate.number}-{asked}", compute)["cuts"]
         return tuple(BlockCut(**{**c, "kept": _indices(c["kept"]), "near": tuple(c["near"])}) for c in found)
 
     def realise(self, proposals: Sequence[Proposal], number: int) -> list[Candidate]:
@@ -205,7 +202,12 @@ class Candidates:
         """What became of a trial, also where time or chance decided, is kept as it was."""
         asked, cost = self._asked[outcome.job], self._costs[outcome.job]
         facts: dict[str, Any] = {"attempts": outcome.attempts, "seconds": outcome.seconds}
-        facts |= {"base": asked.base, "tune": asked.tune, "size": self._size(cost), "cost": dataclasses.asdict(cost)}
+        facts |= {
+            "base": asked.base,
+            "tune": asked.tune,
+            "size": self._size(cost, asked.base),
+            "cost": dataclasses.asdict(cost),
+        }
         facts |= {"widths": {name: len(index) for name, index in asked.kept.items()}}
         result: TrialResult | None = outcome.value
         if result is not None:
@@ -222,10 +224,21 @@ class Candidates:
         cost = Cost(**facts["cost"])
         score = Score(**facts["score"]) if "score" in facts else None
         notes = (f"{facts['fault']}: {facts['message']}",) if "fault" in facts else ()
-        return Candidate(number, None, Recipe(), cost, self._size(cost), score, notes=notes, facts=facts)
+        return Candidate(number, None, Recipe(), cost, facts["size"], score, notes=notes, facts=facts)
 
-    def _size(self, cost: Cost) -> float:
-        return cost.of(self._it.target.measure) / self._it.bench.whole
+    def _size(self, cost: Cost, base: int) -> float:
+        return cost.of(self._it.target.measure) / self.workshop.whole(self.workshop.candidate(base))
+
+
+def recorded_plan(it: Run, name: str, compute: Callable[[], Proposal], *, base: int, reduce: float) -> Proposal:
+    """The plan that `compute` makes, recorded: it may rest on measurements, which come out different each time."""
+
+    def plain() -> dict[str, Any]:
+        made = compute()
+        return {"kept": _lists(made.kept), "notes": list(made.notes)}
+
+    found = it.stages.value(name, plain)
+    return Proposal(_indices(found["kept"]), base, reduce, notes=tuple(found["notes"]))
 
 
 def _lists(kept: Mapping[str, Indices]) -> dict[str, list[int]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 # the first that fits the name of a record
 PHASES = {
+    "tables": r"latency-tables",
     "pretraining": r"pretraining",
     "control": r"control/.*",
     "trials": r"trial-\d+",

@@ -26,7 +26,7 @@ from prunecore.report.html import write_report
 from prunecore.report.metrics import METRICS, metrics_csv
 from prunecore.report.progress import estimated
 from prunecore.run import directory as files
-from prunecore.run.candidates import WORKERS_OR_LAUNCHER, Candidates
+from prunecore.run.candidates import WORKERS_OR_LAUNCHER, Candidates, recorded_plan
 from prunecore.run.context import Emit, Run
 from prunecore.run.defaults import DefaultExecutor, DefaultSurgery, DefaultTraining, phases_of
 from prunecore.run.latency import check_device, described, with_tables
@@ -281,8 +281,11 @@ def control_of(it: Run, start: Candidate) -> dict[str, Any] | None:
     scores = {g.name: torch.from_numpy(generator.random(g.channels, dtype=np.float32)) for g in groups}
     analysis = Analysis(it.bench.graph, scores)
     tune: Phase | None = "training" if it.config.control == "full" else None
-    proposal = dataclasses.replace(propose(it.bench, start, analysis, it.target.reduce), tune=tune)
-    made, _ = round_of(it, start, start, proposal, "control", lambda: analysis)
+    reduce = it.target.reduce
+    proposal = recorded_plan(
+        it, "control/plan", lambda: propose(it.bench, start, analysis, reduce), base=start.number, reduce=reduce
+    )
+    made, _ = round_of(it, start, start, dataclasses.replace(proposal, tune=tune), "control", lambda: analysis)
     values = {stage: found.value for stage, found in made.stages.items() if stage != "before"}
     return {"criterion": "random", "size": made.size, **values, "after": values["after"] if tune else None}
 

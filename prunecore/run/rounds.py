@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from prunecore.errors import CertificateError, ModelError, OutOfMemory
 from prunecore.measure import CostModel, count, ptflops_cost
 from prunecore.planning import BlockCut, block_cuts, plan, plan_measured, reachable
+from prunecore.planning.limits import computed
 from prunecore.planning.measured import LATENCY_TOLERANCE
 from prunecore.scoring import score_all
 from prunecore.surgery import certify, compose, copy_model
@@ -326,16 +327,18 @@ class Workshop:
             self.bench.target,
             delta=delta,
             saving=saving,
-            whole=self._whole(candidate, analysis.graph),
+            whole=self.whole(candidate),
             frozen=frozenset(analysis.frozen),
             widths=self.bench.widths,
         )
 
-    def _whole(self, candidate: Candidate, graph: DependencyGraph) -> float:
-        """What the sizes of block cuts count from: by tables, corrected so that the candidate has the size that was measured."""
-        if graph.latency is None:
+    def whole(self, candidate: Candidate) -> float:
+        """What sizes that the graph gives of cuts of `candidate` count from: the measure of the network as loaded, or, where only a
+        network itself shows that, what gives the candidate the size that was measured."""
+        if self.bench.target.measure not in MEASURED:
             return self.bench.whole
-        return CostModel(graph).cost({}).seconds / candidate.size
+        graph = self.graph(candidate)
+        return CostModel(graph).cost({}).of(computed(graph, self.bench.target.measure)) / candidate.size
 
     def add(self, candidate: Candidate, frozen: Mapping[str, str]) -> Candidate:
         """Keep a new candidate, and what had to be given up for it."""

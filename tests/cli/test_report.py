@@ -13,6 +13,8 @@ import pytest
 from prunecore import hookimpl
 from prunecore.config.reader import parse
 from prunecore.report import html
+from prunecore.report.compare import comparison_page, rows_of
+from prunecore.report.facts import read_run
 from prunecore.report.words import MINUS, NONE
 from prunecore.run.phases import seconds_by_phase
 from prunecore.run.pipeline import run
@@ -76,12 +78,13 @@ def test_phases_go_by_the_names_of_the_records() -> None:
         "candidate-1/after",
         "trial-3",
         "control/cut",
+        "latency-tables",
         "x",
     )
     records = [{"name": name, "seconds": 2.0**n} for n, name in enumerate(names)] + [{"name": "before"}]
     assert seconds_by_phase(records, 300.0) == {
-        "pretraining": 1.0, "control": 64.0, "trials": 32.0, "analysis": 6.0, "cut": 8.0, "repair": 0.0, "fine_tune": 0.0,
-        "evaluation": 16.0, "rest": 173.0,
+        "tables": 128.0, "pretraining": 1.0, "control": 64.0, "trials": 32.0, "analysis": 6.0, "cut": 8.0, "repair": 0.0, "fine_tune": 0.0,
+        "evaluation": 16.0, "rest": 45.0,
     }  # fmt: skip
 
 
@@ -167,6 +170,13 @@ def test_compare_tells_what_cannot_be_compared(tmp_path: Path) -> None:
         "the metrics before pruning differ: 0.9500, 0.5000",
         "not verified: b",
     ]
+    rows = rows_of({tmp_path / name: read_run(tmp_path / name) for name in ("a", "b")})
+    assert "2 runs compared · prunecore" in Reader(comparison_page(rows)).text
+    assert "None ends highest: their metrics differ." in Reader(comparison_page(rows)).text
+    alone = Reader(comparison_page(rows[:1])).text
+    assert "1 run compared" in alone
+    assert "a (fpgm): accuracy 0.9400 at size 0.4987." in alone
+    assert "ends highest" not in alone
     assert [(r["run"], r["metric"], r["control"]) for r in found["runs"]] == [
         ("a", "accuracy", 0.84),
         ("b", "miou", 0.84),

@@ -21,6 +21,7 @@ RESULT: dict[str, Any] = {
     "size_total": 0.4987,
     "macs": {"before": 1234567, "after": 615678},
     "params": {"before": 98765, "after": 45678},
+    "latency": None,
     "metric": {"name": "accuracy", "before": 0.95, "after_cut": 0.3, "after_repair": 0.8, "after": 0.94},
     "val_accuracy": 0.94,
     "time": "0h 0m 9s",

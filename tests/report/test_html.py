@@ -86,6 +86,40 @@ def test_where_the_metric_cannot_tell_candidates_apart_the_loss_is_shown(tmp_pat
     assert "The loss is shown because accuracy is the same for most of them." in read(tmp_path / "run").text
 
 
+def test_the_widths_are_those_of_the_network_that_was_chosen_not_of_the_last_step(tmp_path: Path) -> None:
+    narrower = {"base": 1, "widths": [("stem", 8, 2), ("body.conv1", 16, 3)]}
+    text = page(read_run(make(tmp_path / "run", steps=({}, narrower))))
+    assert "stem from 8 to 6, body.conv1 from 16 to 9." in text
+    assert "stem from 8 to 2" not in text
+
+
+def test_a_trial_that_diverged_does_not_keep_the_others_out_of_the_page(tmp_path: Path) -> None:
+    losses = (0.3, float("nan"), 0.2, float("inf"), 0.1)
+    alike = [{"number": n, "base": 0, "size": 0.9, "score": score(0.9, loss=loss)} for n, loss in enumerate(losses, 2)]
+    made = make(tmp_path / "run", trials=alike)
+    name, visits = visits_of(read_run(made))
+    assert (name, [v.number for v in visits]) == ("loss", [1, 2, 4, 6])
+    assert "The Pareto front: 2 of 4 candidates" in read(made).text
+
+
+LATENCY = {
+    "device": "cpu", "threads": 1, "batch": 4, "dtype": "float32", "planned_size": 0.498, "planned_ms": 20.9,
+    "original_ms": 41.875, "measured_ms": {"median": 21.125, "low": 20.5, "high": 21.75},
+    "ratio": {"median": 0.5041, "low": 0.4912, "high": 0.5199},
+}  # fmt: skip
+
+
+def test_a_latency_stands_in_the_page_with_its_interval_and_where_it_holds(tmp_path: Path) -> None:
+    seen = read(make(tmp_path / "run", changed(target={"measure": "latency"}, size=0.5041, latency=LATENCY)))
+    assert "41.9 → 21.1" in seen.text
+    assert "0.504 [0.491, 0.520] of the original, 0.498 planned; cpu, 1 thread, batch 4, float32" in seen.text
+    assert {"41.875", "21.125"} <= set(seen.values)
+    assert "Latency is measured anew, so the plan may differ." in seen.text
+    other = read(make(tmp_path / "other")).text
+    assert "Latency" not in other
+    assert "The numbers are the same, to the last bit" in other
+
+
 HOSTILE = ("<script>alert(1)</script>", 'a" onload="x', "$\\frac{1}{2}$ & <b>", "层.conv]]>", "<!-- --> {{ 7*7 }}")
 
 

@@ -74,9 +74,18 @@ def test_the_target_line_tells_hit_and_miss() -> None:
     assert target_line(changed(size=0.6)).endswith("OFF target by more than 0.005.")
     aligned = {"multiple_of": 8, "measure": "params"}
     assert target_line(changed(target=aligned, size=0.44)) == (
-        "Asked for: 50 % of the parameters removed, widths that are cut a multiple of 8. Size 0.4400: not above the target."
+        "Asked for: 50 % of the parameters removed, widths that are cut a multiple of 8. Size 0.4400 against 0.5000: not above the target."
     )
+    assert target_line(changed(target=aligned, size=0.5)).endswith("not above the target.")
+    assert target_line(changed(target=aligned, size=0.503)).endswith("ABOVE the target.")
     assert target_line(changed(target=aligned, size=0.6)).endswith("ABOVE the target.")
+
+
+@pytest.mark.parametrize("multiple_of", [None, 8])
+def test_a_measured_latency_is_on_target_within_its_own_tolerance(multiple_of: int | None) -> None:
+    target = {"measure": "latency", "multiple_of": multiple_of}
+    assert target_line(changed(target=target, size=0.519)).endswith("Size 0.5190 against 0.5000: on target.")
+    assert target_line(changed(target=target, size=0.521)).endswith("OFF target by more than 0.02.")
 
 
 def test_the_headline_names_the_source_of_the_network(tmp_path: Path) -> None:

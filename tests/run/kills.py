@@ -40,18 +40,10 @@ SMALL: dict[str, Any] = {
     "device": "cpu",
 }
 
-NETADAPT: dict[str, Any] = {  # two rounds: 7 + 2 + 1 trials, then fewer
+NETADAPT: dict[str, Any] = {  # two rounds of trials that price blocks, then of allocations
     **SMALL,
     "algorithm": "netadapt",
-    "netadapt": {
-        "delta_crop": 0.25,
-        "warm_start": 0.0,
-        "budget": 0.1,
-        "finalists": 2,
-        "images": 64,
-        "calibration": 64,
-        "batches": 3,
-    },
+    "netadapt": {"rounds": 2, "probe": 0.25, "images": 64, "calibration": 64, "batches": 3},
     "target": {"reduce": 0.2},
 }
 

@@ -83,9 +83,9 @@ def test_killed_among_trials(server: Server, uninterrupted: Uninterrupted, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", [6, 13])
+@pytest.mark.parametrize("line", [8, 17])
 def test_killed_in_a_round_of_netadapt(server: Server, uninterrupted: Uninterrupted, tmp_path: Path, line: int) -> None:
-    """Among the proposals that are ranked, and between two stages of those that are tuned."""
+    """Among the trials that price blocks, and among those that choose an allocation."""
     config, reference = uninterrupted(NETADAPT)
     assert journey(server, config, tmp_path / "run", iter([["append", line, "middle"]])) == 1
     assert_same_end(tmp_path / "run", reference)

@@ -253,15 +253,16 @@ def test_a_run_measures_its_tables_once_and_goes_on_with_the_recorded_ones(
     assert again["latency"] == found["latency"]
 
 
+@pytest.mark.parametrize("control", ["none", "cut"])
 def test_a_run_that_is_finished_but_for_its_result_measures_nothing_again(
-    machine: dict[str, Any], tmp_path: Path
+    machine: dict[str, Any], tmp_path: Path, control: str
 ) -> None:
-    out = tmp_path / "run"
-    found = run(parse(LATENCY), out)
+    out, settings = tmp_path / "run", parse({**LATENCY, "control": control})
+    found = run(settings, out)
     (out / files.RESULT).unlink()
     checks = machine["checks"]
     machine["bias"] = 1.0  # whatever is measured now would differ
-    again = run(parse(LATENCY), out, resume=True)
+    again = run(settings, out, resume=True)
     assert machine["checks"] == checks
     assert again["latency"] == found["latency"]
 
@@ -282,7 +283,7 @@ def test_block_cuts_count_from_the_size_that_was_measured(machine: dict[str, Any
     found = bench(model, Target(0.5, "latency"))
     whole = Workshop(found, Candidate(0, model, Recipe(), found.original, 1.0))
     slower = Workshop(found, Candidate(0, model, Recipe(), found.original, 0.8))
-    first, second = (w.block_cuts(w.candidate(0), 0.25)[0] for w in (whole, slower))
+    first, second = (w.block_cuts(w.candidate(0), 0.25, None)[0] for w in (whole, slower))
     assert second.size == pytest.approx(0.8 * first.size)
     counts = {name: len(index) for name, index in first.kept.items()}
     assert first.size == pytest.approx(CostModel(found.graph).cost(counts).seconds / found.whole)

@@ -12,7 +12,7 @@ from torch import nn
 
 from prunecore.errors import OutOfMemory, PrunecoreError
 from prunecore.hookspecs import hookimpl
-from prunecore.measure import count
+from prunecore.measure import CostModel, count
 from prunecore.registry import Choice, build_manager
 from prunecore.run.defaults import DefaultSurgery
 from prunecore.run.rounds import Workshop, analyse, bench_of, cut, propose, trace, unprunable_of
@@ -118,3 +118,15 @@ def test_what_is_given_up_later_changes_no_earlier_candidate_whenever_it_is_look
     assert dict(workshop.analysis(start).frozen) == {}
     assert dict(workshop.analysis(later).frozen) == {"1": "failed"}
     assert workshop.given_up == {"1": "failed"}
+
+
+def test_block_cuts_of_what_only_a_network_shows_count_from_the_size_that_it_has() -> None:
+    """ptflops counts more than our MACs, which stand in for it: the uncut network is of size 1 all the same."""
+    manager = build_manager(CHOICES, defaults=(DefaultSurgery(),))
+    bench = bench_of(manager.hook, network(), INPUTS, Target(0.5, "ptflops"), seed=0, task=None)
+    assert bench.whole > bench.original.macs
+    start = Candidate(0, network(), Recipe(), bench.original, 1.0)
+    first = Workshop(bench, start).block_cuts(start, 0.25, None)[0]
+    kept = {name: len(index) for name, index in first.kept.items()}
+    assert kept == {"0": 9}
+    assert first.size == CostModel(bench.graph).cost(kept).macs / bench.original.macs

@@ -344,5 +344,26 @@ def test_a_search_that_goes_on_from_a_trial_is_told_so(tmp_path: Path) -> None:
         run(parse(QUICK), tmp_path / "b", listeners=(Wrong(True),))
 
 
+class Cuts:
+    """A search that asks for block cuts by part of a block, and by a saving that is the same number."""
+
+    @hookimpl(tryfirst=True)
+    def prune_search(self, problem: Any) -> Any:
+        self.asked = [problem.block_cuts(problem.start, 0.25, saving) for saving in (0.25, None)]
+        (found,) = yield [problem.plan(problem.start, problem.target.reduce)]
+        return found
+
+
+def test_cuts_by_a_part_are_not_those_by_a_saving_of_the_same_number(tmp_path: Path) -> None:
+    first, again = Cuts(), Cuts()
+    run(parse(QUICK), tmp_path / "run", listeners=(first,))
+    (tmp_path / "run" / "result.json").unlink()
+    run(parse(QUICK), tmp_path / "run", listeners=(again,), resume=True)
+    for search in (first, again):
+        by_saving, by_part = ({c.block: (c.before, c.after) for c in cuts} for cuts in search.asked)
+        assert by_saving == {"body.0": (8, 5), "body.3": (12, 8)}
+        assert by_part == {"body.0": (8, 6), "body.3": (12, 9)}
+
+
 def test_what_is_compared_leaves_out_the_clock_only() -> None:
     assert plain({"a": [{"seconds": 1.0, "loss": 2.0}], "time": "1s"}) == {"a": [{"loss": 2.0}]}

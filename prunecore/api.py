@@ -104,6 +104,8 @@ def prune(
             **target,
         }
     ).target()
+    if latency is not None and settings.measure != "latency":
+        raise ConfigError(f"latency: got settings with measure {measure!r}; leave them out, or give measure='latency'")
     manager = build_manager(
         _choices(algo, criterion, graph, options or {}), defaults=(DefaultSearch(), DefaultSurgery())
     )

@@ -45,7 +45,8 @@ def patient(begin: Callable[[], Iterator[Item]], loading: LoadingSettings) -> It
     watch = _Watch(loading.timeout)
     items: Iterator[Item] | None = None
     try:
-        items = begin()
+        with watch:
+            items = begin()
         while True:
             with watch:
                 try:
@@ -66,16 +67,18 @@ def patient(begin: Callable[[], Iterator[Item]], loading: LoadingSettings) -> It
 
 
 class _Watch:
-    """Kills the processes that were started since it was made, where one stay inside it takes longer than `limit` seconds.
+    """Kills the processes that were started inside it, where one stay there takes longer than `limit` seconds.
 
-    It counts its own ticks, so that time in which this process was stopped (Ctrl-Z, a laptop asleep) does not count.
+    Others may start meanwhile outside of it: two loaders in turns. It counts its own ticks, so that time in which this process
+    was stopped (Ctrl-Z, a laptop asleep) does not count.
     """
 
     def __init__(self, limit: float) -> None:
         self.fired = False
         self._limit = limit
         self._tick = min(0.5, limit / 4)
-        self._before = set(multiprocessing.active_children())
+        self._outside: set[BaseProcess] = set()
+        self._ours: set[BaseProcess] = set()
         self._ticks = 0
         self._inside = False
         self._closed = threading.Event()
@@ -84,6 +87,7 @@ class _Watch:
         self._at_exit = Finalize(None, self.close, exitpriority=100)
 
     def __enter__(self) -> None:
+        self._outside = set(multiprocessing.active_children()) - self._ours
         self._ticks, self._inside = 0, True
         if self._thread is None:
             self._thread = threading.Thread(target=self._look, daemon=True)
@@ -91,12 +95,13 @@ class _Watch:
 
     def __exit__(self, *fault: object) -> None:
         self._inside = False
+        self._ours |= self._started()
 
     def close(self) -> None:
         """End what is left: where an error holds torch's iterator, or where a process that should leave is stopped."""
         self._closed.set()
         self._at_exit.cancel()
-        for process in self._started():
+        for process in self._ours:
             with suppress(RuntimeError):  # torch's, of the death of a process that it still counts on
                 process.kill()
                 process.join(1.0)
@@ -109,6 +114,6 @@ class _Watch:
                 for process in self._started():
                     process.kill()
 
-    def _started(self) -> list[BaseProcess]:
-        """Torch's processes are daemons."""
-        return [p for p in multiprocessing.active_children() if p.daemon and p not in self._before]
+    def _started(self) -> set[BaseProcess]:
+        """Of those that live now, asked from inside. Torch's processes are daemons."""
+        return {p for p in multiprocessing.active_children() if p.daemon and p not in self._outside}

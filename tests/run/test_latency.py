@@ -220,6 +220,10 @@ def test_with_alignment_widths_are_multiples(machine: dict[str, Any]) -> None:
 def test_settings_that_are_unknown_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"latency\.second"):
         prunecore.prune(network(), INPUTS, measure="latency", latency={"second": 5})
+    with pytest.raises(
+        ConfigError, match=r"latency: got settings with measure 'macs'; leave them out, or give measure="
+    ):
+        prunecore.prune(network(), INPUTS, latency={"threads": 1})
 
 
 LATENCY: dict[str, Any] = {

@@ -69,6 +69,17 @@ STEPS: dict[str, Callable[[Task], object]] = {
 }
 
 
+def test_a_loader_that_ends_leaves_the_processes_of_another_alone() -> None:
+    long, short = (task_of(Stopping(None, count=count)) for count in (64, 8))
+    loading = LoadingSettings(workers=1, timeout=30)
+    first = iter(batches(short.train, short, batch_size=4, loading=loading))
+    second = iter(batches(long.train, long, batch_size=4, loading=loading))
+    next(first), next(second)
+    assert len(list(first)) == 1
+    assert len(list(second)) == 15
+    assert no_processes_left()
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_a_stopped_process_ends_the_step_with_one_line(step: str) -> None:
     started = time.monotonic()

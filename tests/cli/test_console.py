@@ -70,7 +70,7 @@ def resumed(out: Path, settings: Mapping[str, Any], last: str, times: Mapping[st
 @pytest.mark.slow
 def test_a_search_that_goes_on_knows_its_pace_at_once(tmp_path: Path) -> None:
     first, *more = resumed(
-        tmp_path / "run", NETADAPT, "candidate-11/search", {"before": 1000.0, "candidate-11/search": 2000.0}
+        tmp_path / "run", NETADAPT, "candidate-13/search", {"before": 1000.0, "candidate-13/search": 2000.0}
     )
     assert (first["round"], first["rounds"], first["goal"]) == (2, None, 0.8)
     pace = 1000 / (1 - first["size"])  # one round, 1000 s

@@ -267,14 +267,15 @@ def plot(rows: Mapping[Key, Row]) -> None:
                 for m in means
             ]  # fmt: skip
         front = [p for p in sorted(best) if all(q[1] < p[1] for q in best if q[0] < p[0])]
-        axis.step(
-            *zip(*front, strict=True),
-            where="post",
-            color="black",
-            linewidth=0.8,
-            alpha=0.6,
-            label="Pareto front of the means",
-        )
+        if front:
+            axis.step(
+                *zip(*front, strict=True),
+                where="post",
+                color="black",
+                linewidth=0.8,
+                alpha=0.6,
+                label="Pareto front of the means",
+            )
         axis.set_xscale("log")
         axis.set_title(f"{net}, P {reduce}", fontsize=9)
         axis.set_ylabel("test accuracy, %", fontsize=8)
@@ -292,7 +293,8 @@ def write(rows: Mapping[Key, Row], cache: Path) -> None:
     start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
     made = {k[:2] for k in rows}
     tables = [table(rows, cache, *pair) for pair in itertools.product(NETS, REDUCTIONS) if pair in made]
-    PAGE.write_text("\n\n".join([text[:start], *tables, ablation(rows, cache), text[end:]]))
+    levers = [ablation(rows, cache)] if any(k[2] in LEVERS for k in rows) else []
+    PAGE.write_text("\n\n".join([text[:start], *tables, *levers, text[end:]]))
 
 
 def main() -> int:

@@ -29,6 +29,8 @@ def start() -> Iterator[Start]:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,  # Ctrl-C reaches a whole group: not ours
+            # a test runner in the background hands down an ignored SIGINT
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             cwd=Path(__file__).parents[2],
         )
         started.append(parent)

@@ -71,7 +71,9 @@ class OutOfMemory(PrunecoreError):  # noqa: N818 - torch calls it so
 
     @classmethod
     def of(cls, error: BaseException, step: str) -> OutOfMemory | None:
-        """Of an error that `step` ended with; None where it ended for another reason."""
+        """Of an error that `step` ended with, itself where it is one; None where `step` ended for another reason."""
+        if isinstance(error, cls):
+            return error
         text = str(error)
         if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
             return cls(f"not enough memory to {step}: {text.splitlines()[0][:200] if text else type(error).__name__}")

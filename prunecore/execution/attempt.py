@@ -79,8 +79,6 @@ def attempt(setup: Setup, state: Any, payload: bytes | bytearray, *, seed: int, 
 def fault_of(error: BaseException, doing: str) -> Fault:
     """The fault that `error` is, where it ended `doing` ("read the payload")."""
     text = "".join(traceback.format_exception(error))
-    if isinstance(error, OutOfMemory):
-        return Fault("memory", str(error), text)
     memory = OutOfMemory.of(error, doing)
     if memory is not None:
         return Fault("memory", str(memory), text)

@@ -90,7 +90,7 @@ def try_proposal(state: TrialState, job: TrialJob) -> TrialResult:
     except StalledError:
         return _try(state, job)
     except (RuntimeError, MemoryError, PrunecoreError) as error:
-        if OutOfMemory.of(error, "try a proposal") is None and not isinstance(error, OutOfMemory):
+        if OutOfMemory.of(error, "try a proposal") is None:
             raise
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -98,7 +98,7 @@ def try_proposal(state: TrialState, job: TrialJob) -> TrialResult:
     try:
         return dataclasses.replace(_try(dataclasses.replace(state, config=half), job), halved=True)
     except (RuntimeError, MemoryError, PrunecoreError) as error:
-        short = error if isinstance(error, OutOfMemory) else OutOfMemory.of(error, "try a proposal")
+        short = OutOfMemory.of(error, "try a proposal")
         if short is None:
             raise
         advice = "lower the batch_size of retraining, recalibration and evaluation"

@@ -54,10 +54,12 @@ def round_of(
     pure = it.stages.run(f"{name}/cut", compute_cut)
     certificate, cost, size = certificate_of(pure.data["certificate"]), Cost(**pure.data["cost"]), pure.data["size"]
     it.emit({"event": "cut", "size": size, "macs": cost.macs, "params": cost.params, "certificate": certificate})
-    stages = {
-        "before": base.stages["before"],
-        "after_cut": score(it, f"{name}/after_cut", pure.model, it.task.validation),
-    }
+    phase, taught = proposal.tune, (start.model, pure.recipe)
+    tunes = phase is not None and (getattr(it.config, phase) or it.config.training).epochs > 0
+    on_the_way = tunes and phase == "retraining"  # of many such steps only what each comes to is measured
+    stages = {"before": base.stages["before"]}
+    if not on_the_way:
+        stages["after_cut"] = score(it, f"{name}/after_cut", pure.model, it.task.validation)
 
     def compute_repair() -> Snapshot:
         origin: nn.Module | None = it.hook.prune_rewind(start=start.model)
@@ -69,11 +71,11 @@ def round_of(
         return Snapshot(repair(it, mended, name), pure.recipe)
 
     repaired = it.stages.run(f"{name}/repair", compute_repair).model
-    stages["after_repair"] = score(it, f"{name}/after_repair", repaired, it.task.validation)
+    if not on_the_way:
+        stages["after_repair"] = score(it, f"{name}/after_repair", repaired, it.task.validation)
 
     tuned = repaired
-    phase, taught = proposal.tune, (start.model, pure.recipe)
-    if phase is not None and (getattr(it.config, phase) or it.config.training).epochs:
+    if phase is not None and tunes:
         it.emit({"event": "stage", "name": "fine-tune"})
         tuned = it.stages.run(
             f"{name}/fine-tune", lambda: Snapshot(fine_tune(it, repaired, phase, name, taught), pure.recipe)

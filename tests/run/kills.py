@@ -40,10 +40,10 @@ SMALL: dict[str, Any] = {
     "device": "cpu",
 }
 
-NETADAPT: dict[str, Any] = {  # two rounds of trials that price blocks, then of allocations
+NETADAPT: dict[str, Any] = {  # three rounds of trials, then what is left by a plan
     **SMALL,
     "algorithm": "netadapt",
-    "netadapt": {"rounds": 2, "probe": 0.25, "images": 64, "calibration": 64, "batches": 3},
+    "netadapt": {"step": 0.08, "blocks": 2, "images": 64, "calibration": 64},
     "target": {"reduce": 0.2},
 }
 

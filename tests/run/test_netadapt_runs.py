@@ -31,7 +31,7 @@ QUICK: dict[str, Any] = {
     "control": "none",
     "device": "cpu",
 }
-FAST = {"images": 64, "calibration": 32, "batches": 2}
+FAST = {"images": 64, "calibration": 32, "step": 0.2}
 
 
 def settings(network: str, *, reduce: float, options: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -158,8 +158,8 @@ def test_a_device_that_is_not_there_is_said_with_those_that_are(tmp_path: Path) 
             "netadapt: delta_crop, top_n: not used in fast mode; `--set netadapt.exact=true` is the mode that has them",
         ),
         (
-            {"exact": True, "delta_crop": 0.9, "rounds": 2},
-            "netadapt: rounds: not used in exact mode; `--set netadapt.exact=false` is the mode that has them",
+            {"exact": True, "delta_crop": 0.9, "blocks": 2},
+            "netadapt: blocks: not used in exact mode; `--set netadapt.exact=false` is the mode that has them",
         ),
         ({"exact": True, "delta_crop": 0.9, "top_n": 1}, None),
         (FAST, None),
@@ -194,12 +194,11 @@ def test_a_search_split_that_is_large_enough_is_not_mentioned(tmp_path: Path) ->
 def test_a_training_split_smaller_than_the_batch_is_one_batch(tmp_path: Path) -> None:
     big = {"epochs": 1, "batch_size": 4096, "drop_last": True}
     more = {"retraining": big, "training": big, "recalibration": {"images": 4096, "batch_size": 4096}}
-    options = {**FAST, "batches": 1, "halving": False}
-    result, listener = carried_out(tmp_path / "run", settings("even", reduce=0.3, options=options, **more))
-    (epoch,) = listener.told("epoch")
-    tuned = [t["backward"] for t in trials(tmp_path / "run").values() if t["tune"]]
-    assert set(tuned) == {epoch["images"]}
-    assert 0 < epoch["images"] < 4096
+    given = settings("even", reduce=0.1, options={"exact": True, "delta_crop": 0.4}, **more)
+    result, listener = carried_out(tmp_path / "run", given)
+    tuned = {t["backward"] for t in trials(tmp_path / "run").values()}
+    assert tuned == {epoch["images"] for epoch in listener.told("epoch")}
+    assert 0 < max(tuned) < 4096
     assert result["ledger"]["trials_failed"] == 0
 
 
@@ -208,9 +207,9 @@ def test_a_training_split_smaller_than_the_batch_is_one_batch(tmp_path: Path) ->
 
 def test_memory_that_half_the_batch_has_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(narrow.VARIABLE, "memory:1:16")
-    result, _ = carried_out(tmp_path / "run", settings("even", reduce=0.3, options=FAST))
-    found = trials(tmp_path / "run").values()
-    assert {t["halved"] for t in found if t["tune"]} == {True}
+    given = settings("even", reduce=0.1, options={"exact": True, "delta_crop": 0.4})
+    result, _ = carried_out(tmp_path / "run", given)
+    assert {t["halved"] for t in trials(tmp_path / "run").values()} == {True}
     assert result["ledger"]["trials_failed"] == 0
 
 
@@ -241,16 +240,12 @@ def test_candidates_that_fail_are_dropped_reported_and_never_chosen(
     assert [w["group"] for w in listener.told("accepted")[0]["widths"]] == ["body.0"]
 
 
-@pytest.mark.parametrize("options", [FAST, {"exact": True}], ids=["fast", "exact"])
-def test_where_all_fail_that_is_one_clear_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
-) -> None:
+def test_where_all_fail_that_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(narrow.VARIABLE, "nan:1:0")
-    what = "a round" if "exact" in options else "the allocations"
     with pytest.raises(PrunecoreError) as caught:
-        carried_out(tmp_path / "run", settings("even", reduce=0.3, options=options))
+        carried_out(tmp_path / "run", settings("even", reduce=0.3, options={"exact": True}))
     assert str(caught.value).startswith(
-        f"netadapt: every trial of {what} failed, the first: error: TrainingError: the loss of Narrow on the first batch of "
+        "netadapt: every trial of a round failed, the first: error: TrainingError: the loss of Narrow on the first batch of "
         "task 'digits' is nan; expected a finite number: check the weights"
     )
     assert "\n" not in str(caught.value)

@@ -7,7 +7,6 @@ import dataclasses
 import numpy as np
 import pytest
 from prunecore_plugins.algorithms.netadapt import NetAdapt
-from prunecore_plugins.algorithms.netadapt.fast import sensitivities
 from torch import nn
 
 from prunecore import Candidate, ConfigError, Cost, Problem, Proposal, Recipe, Score, Target
@@ -125,64 +124,72 @@ def test_exact_with_top_n_tries_the_best_until_they_do_worse_than_the_next():
     assert flat.count(["a", "b", "c"]) >= 2
 
 
-def test_fast_prices_blocks_without_training_and_tunes_only_whole_allocations():
+def test_fast_tries_every_block_without_training_and_cuts_the_cheapest_together():
     world = World()
-    chosen = run(world, 0.1, batches=8)
-    pricing, first, second, step = world.rounds
-    assert [list(p.kept) for p in pricing] == [[], ["a"], ["b"], ["c"]]  # the network before the round is measured too
-    assert all((p.trial, p.tune, p.images, p.calibration) == (True, None, 512, 256) for p in pricing)
-    assert [(list(p.kept), p.tune, p.batches) for p in first] == [
-        (["c"], "retraining", 2),
-        (["a"], "retraining", 2),
-        (["b"], "retraining", 2),
+    chosen = run(world, 0.2, step=0.2, blocks=2, balance=0.0)
+    trials, step, training = world.rounds
+    assert [list(p.kept) for p in trials] == [[], ["a"], ["b"], ["c"]]  # the network before the round is measured too
+    assert all((p.trial, p.tune, p.images, p.calibration) == (True, None, 512, 128) for p in trials)
+    assert [({n: len(k) for n, k in p.kept.items()}, p.trial, p.tune) for p in step] == [
+        ({"a": 7, "b": 7}, False, "retraining")  # each a half of the step, 3 of 30 channels
     ]
-    assert [(list(p.kept), p.batches) for p in second] == [(["a"], 8), (["b"], 8)]
-    assert [(list(p.kept), p.trial, p.tune) for p in step] == [(["a"], False, "training")]
-    assert step[0].why == "planned by what blocks cost: loss 0.0300 after a short fine-tune, best of 3 allocations"
-    assert world.widths[chosen.number] == {"a": 7, "b": 10, "c": 10}
+    assert step[0].reduce == pytest.approx(0.2)
+    assert step[0].why == "the cheapest by the loss that each adds: a (+0.0300), b (+0.0600)"
+    assert [(p.kept, p.base, p.tune) for p in training] == [({}, 5, "training")]
+    assert world.widths[5] == {"a": 7, "b": 7, "c": 10}
+    assert chosen.size == pytest.approx(0.8)
 
 
-def test_sensitivities_are_prices_over_their_mean_to_a_power():
-    cuts = [cut("a", 0.1), cut("b", 0.1), cut("c", 0.1)]
-    found = sensitivities(cuts, {"a": 0.01, "b": 0.04, "c": 0.16}, 0.5)
-    assert found == pytest.approx({"a": 0.5, "b": 1.0, "c": 2.0})
+def test_narrow_blocks_get_dearer():
+    """Three channels of a, then three more: their 0.03 count sqrt(6/4) times as much against 0.06 sqrt(3/7) of b."""
+    by_loss, balanced = World(), World()
+    run(by_loss, 0.2, step=0.1, blocks=1, balance=0.0)
+    run(balanced, 0.2, step=0.1, blocks=1, balance=2.0)
+    assert [list(asked[0].kept) for asked in by_loss.rounds if asked[0].tune == "retraining"] == [["a"], ["a"]]
+    assert [list(asked[0].kept) for asked in balanced.rounds if asked[0].tune == "retraining"] == [["a"], ["b"]]
 
 
-def test_linked_groups_have_the_price_of_their_block_but_blocks_their_own():
-    both = BlockCut("a", {"a": np.arange(3), "linked": np.arange(3), "b": np.arange(3)}, 4, 3, 0.9)
-    found = sensitivities([both, cut("b", 0.1)], {"a": 1.0, "b": 4.0}, 1.0)
-    assert found == pytest.approx({"a": 0.5, "linked": 0.5, "b": 2.0})
+def test_a_block_that_cannot_give_its_share_is_offered_for_a_part_and_priced_as_for_a_whole():
+    class Narrow(World):
+        def block_cuts(self, candidate, delta, saving):
+            """Block a can give one channel."""
+            return tuple(c for c in super().block_cuts(candidate, delta, saving) if c.block != "a" or c.after == 9)
+
+    world = Narrow()
+    run(world, 0.2, step=2 / 15, blocks=1, balance=0.0)  # a share is 4 channels, a quarter of it 1
+    trials, step = world.rounds[:2]
+    assert {n: len(k) for p in trials for n, k in p.kept.items()} == {"b": 6, "c": 6, "a": 9}
+    # a costs 0.01 for one channel, so 0.04 for four; b 0.08
+    assert {n: len(k) for n, k in step[0].kept.items()} == {"a": 9}
 
 
-def test_the_planner_is_given_prices_and_prices_per_saving():
+def test_what_is_left_of_the_target_is_planned_by_the_criterion():
     world = World()
-    run(world, 0.1, strength=1.0)
-    by_price, by_rate = world.sensitivities
-    # a quarter of 10 channels is 2: they cost 0.02, 0.04, 0.6, and save the same
-    assert by_price == pytest.approx(
-        {n: p / (0.02 * 0.04 * 0.6) ** (1 / 3) for n, p in {"a": 0.02, "b": 0.04, "c": 0.6}.items()}
-    )
-    assert by_rate == pytest.approx(by_price)
+    run(world, 0.1, step=0.24, blocks=2)
+    step, training = world.rounds
+    assert ([list(p.kept) for p in step], world.planned) == ([["c"]], [0.1])
+    assert step[0].why == "the rest, planned by the criterion"
+    assert training[0].tune == "training"
 
 
-def test_rounds_cut_by_equal_ratios_and_price_anew():
-    world = World()
-    run(world, 0.4, rounds=2, weighed_by=("price",))
-    assert world.planned == pytest.approx([1 - 0.6**0.5, 0.4])
-    assert [len(asked) for asked in world.rounds if asked[0].tune is None] == [4, 4]
+def test_cuts_with_a_group_in_common_are_not_joined():
+    class Linked(World):
+        def block_cuts(self, candidate, delta, saving):
+            """A cut of a takes channels of b with it."""
+            cuts = super().block_cuts(candidate, delta, saving)
+            both = {"b": np.arange(self.widths[candidate.number]["b"] - 1)}
+            return tuple(dataclasses.replace(c, kept={**c.kept, **both}) if c.block == "a" else c for c in cuts)
+
+    world = Linked()
+    run(world, 0.2, step=0.2, blocks=2, balance=0.0)
+    # a and what it takes: 0.03 + 0.02, less than 0.06 of b; then only c has no group in common with it
+    assert [list(p.kept) for p in world.rounds[1]] == [["a", "b", "c"]]
 
 
-def test_by_the_criterion_alone_nothing_is_priced():
-    world = World()
-    run(world, 0.1, weighed_by=("criterion",))
-    assert [(list(p.kept), p.trial) for asked in world.rounds for p in asked] == [(["c"], True), (["c"], False)]
-
-
-def test_a_block_whose_trial_fails_counts_as_the_dearest():
+def test_a_block_whose_trial_fails_is_not_cut():
     world = World(fails=["a"])
-    run(world, 0.1, weighed_by=("price", "criterion"), strength=1.0)
-    (found,) = world.sensitivities
-    assert found["a"] == found["c"] > found["b"]
+    run(world, 0.2, step=0.2, blocks=2)
+    assert [list(p.kept) for p in world.rounds[1]] == [["b", "c"]]
 
 
 def test_aligning_comes_first_and_is_all_where_nothing_is_to_be_removed():
@@ -202,9 +209,8 @@ def test_where_nothing_is_cut_the_network_is_trained():
 @pytest.mark.parametrize(
     ("options", "phases"),
     [
-        ({}, ["training"]),
-        ({"rounds": 2}, ["training", "training"]),
-        ({"rounds": 2, "long_term": "end"}, ["retraining", "retraining", "training"]),
+        ({"step": 0.1, "blocks": 1}, ["retraining", "retraining", "training"]),
+        ({"step": 0.1, "blocks": 1, "long_term": "each"}, ["training", "training"]),
         ({"exact": True}, ["training"] * 6),
         ({"exact": True, "long_term": "end"}, ["retraining"] * 6 + ["training"]),
     ],

@@ -34,7 +34,8 @@ def last_training(problem: Problem, base: Candidate, options: NetAdapt.Options) 
 
 def tune_of(problem: Problem, options: NetAdapt.Options) -> Literal["training", "retraining"]:
     """What follows an accepted cut; where all that is asked for is aligned widths, that cut is the last."""
-    return "training" if options.long_term == "each" or not problem.target.reduce else "retraining"
+    when = options.long_term or ("each" if options.exact else "end")
+    return "training" if when == "each" or not problem.target.reduce else "retraining"
 
 
 def cuts_of(problem: Problem, base: Candidate, options: NetAdapt.Options, number: int) -> tuple[BlockCut, ...]:

@@ -14,7 +14,7 @@ from prunecore.planning.ranking import rank
 from prunecore.planning.search import Space
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from prunecore.planning.bundles import Bundle
     from prunecore.types import DependencyGraph, Indices, Target
@@ -27,8 +27,7 @@ Levels = npt.NDArray[np.bool_]
 class BlockCut:
     """One block, narrower. kept: channels of every group that this cuts (with `multiple_of`, more than the block's own).
 
-    before, after: channels of its first group. size: what would be left of the target's measure. near: blocks that share a
-    tensor with it, so that what a cut of one of them costs depends on the other.
+    before, after: channels of its first group. size: what would be left of the target's measure.
     """
 
     block: str
@@ -36,7 +35,6 @@ class BlockCut:
     before: int
     after: int
     size: float
-    near: tuple[str, ...] = ()
 
 
 def block_cuts(
@@ -60,7 +58,6 @@ def block_cuts(
     free = [b for b in bundles if b.whole is None]
     space = Space(graph, free, computed(graph, target.measure))
     ranked = [rank(b, scores, target) for b in free]
-    near = _neighbours(free)
     found = []
     for number, bundle in enumerate(free):
         if bundle.levels == 1:
@@ -75,7 +72,7 @@ def block_cuts(
         closed = space.close(states[level][None])[0]
         kept = {n: stays for r, at in zip(ranked, closed, strict=True) for n, stays in r.kept(int(at)).items()}
         before = bundle.groups[0].channels
-        cut = BlockCut(bundle.names[0], kept, before, int(bundle.ladder[level, 0]), float(sizes[level]), near[number])
+        cut = BlockCut(bundle.names[0], kept, before, int(bundle.ladder[level, 0]), float(sizes[level]))
         found.append(cut)
     return tuple(found)
 
@@ -94,12 +91,3 @@ def _level(wanted: Levels, sizes: Any, goal: float, *, at_most: bool) -> int | N
     if len(found):
         return int(found[0]) + 1
     return len(wanted) - 1 if at_most else None
-
-
-def _neighbours(bundles: Sequence[Bundle]) -> list[tuple[str, ...]]:
-    """Names of the blocks that each shares a tensor with."""
-    tensors = [{m.tensor for g in b.groups for m in g.members} for b in bundles]
-    return [
-        tuple(other.names[0] for j, other in enumerate(bundles) if j != i and tensors[i] & tensors[j])
-        for i in range(len(bundles))
-    ]

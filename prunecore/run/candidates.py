@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -21,8 +19,7 @@ from prunecore.run.context import Run
 from prunecore.run.directory import state_of
 from prunecore.run.rounds import Analysis, Workshop
 from prunecore.run.steps import round_of
-from prunecore.run.trials import TrialJob, TrialResult, build_state, try_proposal
-from prunecore.training import derive_seed
+from prunecore.run.trials import TrialJob, TrialResult, build_state, seed_of, try_proposal
 from prunecore.types import Candidate, Cost, Indices, Proposal, Recipe, Score, Width
 
 if TYPE_CHECKING:
@@ -61,16 +58,14 @@ class Candidates:
     def __exit__(self, *fault: object) -> None:
         self._open.close()
 
-    def plan(self, candidate: Candidate, reduce: float, sensitivity: Mapping[str, float] | None = None) -> Proposal:
+    def plan(self, candidate: Candidate, reduce: float) -> Proposal:
         """The exact plan for a cumulative reduction; the record is read back on resume."""
 
         def compute() -> Proposal:
             self._it.emit({"event": "stage", "name": "analysis"})
-            return self.workshop.propose(candidate, reduce, sensitivity)
+            return self.workshop.propose(candidate, reduce)
 
         name = f"plan-{candidate.number}-{reduce:.6f}"
-        if sensitivity is not None:
-            name += "-" + hashlib.sha256(json.dumps(sensitivity, sort_keys=True).encode()).hexdigest()[:12]
         return recorded_plan(self._it, name, compute, base=candidate.number, reduce=reduce)
 
     def block_cuts(self, candidate: Candidate, delta: float, saving: float | None) -> tuple[BlockCut, ...]:
@@ -80,11 +75,11 @@ class Candidates:
         def compute() -> dict[str, Any]:
             self._it.emit({"event": "stage", "name": "analysis"})
             cuts = self.workshop.block_cuts(candidate, delta, saving)
-            return {"cuts": [{**dataclasses.asdict(c), "kept": _lists(c.kept), "near": list(c.near)} for c in cuts]}
+            return {"cuts": [{**dataclasses.asdict(c), "kept": _lists(c.kept)} for c in cuts]}
 
         asked = f"{delta:.6f}" if saving is None else f"saving-{saving:.6f}"
         found = self._it.stages.value(f"blocks-{candidate.number}-{asked}", compute)["cuts"]
-        return tuple(BlockCut(**{**c, "kept": _indices(c["kept"]), "near": tuple(c["near"])}) for c in found)
+        return tuple(BlockCut(**{**c, "kept": _indices(c["kept"])}) for c in found)
 
     def realise(self, proposals: Sequence[Proposal], number: int) -> list[Candidate]:
         """The candidates of `proposals`, the first of which has that number."""
@@ -187,11 +182,10 @@ class Candidates:
             weights[base.number],
             graph,
             weights[self._start.number] if teachers else None,
-            f"trial-{number}",
         )
         self._asked[number] = proposal
         self._costs[number] = CostModel(graph).cost({name: len(index) for name, index in proposal.kept.items()})
-        return Job(number, job, derive_seed(self._it.config.seed, "trial", number))
+        return Job(number, job, seed_of(self._it.config.seed, proposal))
 
     def _taught(self) -> bool:
         """Whether a fine-tune may look at the unpruned network: the run distils, or a plugin trains."""

@@ -123,12 +123,9 @@ def propose(
     candidate: Candidate,
     analysis: Analysis,
     reduce: float,
-    sensitivity: Mapping[str, float] | None = None,
 ) -> Proposal:
-    """The exact plan for one cumulative reduction; sensitivity: in place of the target's."""
+    """The exact plan for one cumulative reduction."""
     target = dataclasses.replace(bench.target, reduce=reduce)
-    if sensitivity is not None:
-        target = dataclasses.replace(target, sensitivity=sensitivity)
     frozen = frozenset(analysis.frozen)
     if target.measure not in MEASURED:
         planned = plan(
@@ -314,9 +311,9 @@ class Workshop:
             )
         return self._analyses[candidate.number]
 
-    def propose(self, candidate: Candidate, reduce: float, sensitivity: Mapping[str, float] | None = None) -> Proposal:
+    def propose(self, candidate: Candidate, reduce: float) -> Proposal:
         """The exact plan that cuts `candidate` to a cumulative reduction."""
-        return propose(self.bench, candidate, self.analysis(candidate), reduce, sensitivity)
+        return propose(self.bench, candidate, self.analysis(candidate), reduce)
 
     def block_cuts(self, candidate: Candidate, delta: float, saving: float | None) -> tuple[BlockCut, ...]:
         """For every block of `candidate` that can shrink, the cut that removes `delta` of it, or `saving` of the measure."""

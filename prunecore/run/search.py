@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from prunecore.errors import ConfigError, PluginError
 from prunecore.hookspecs import hookimpl
@@ -15,21 +14,12 @@ from prunecore.types import Candidate, Proposal, Target
 Search = Generator[Sequence[Proposal], Sequence[Candidate], Candidate]
 
 
-class Planner(Protocol):
-    """See `Problem.plan`."""
-
-    def __call__(
-        self, candidate: Candidate, reduce: float, sensitivity: Mapping[str, float] | None = None
-    ) -> Proposal: ...
-
-
 @dataclass(frozen=True, eq=False)
 class Problem:
     """What a search is given.
 
     start: the network as loaded (candidate 0). schedule: cumulative reductions, the last one the target. plan(candidate,
-    reduce, sensitivity=None): the exact proposal, by the criterion in use, that cuts `candidate` to that cumulative reduction;
-    `sensitivity`: by group, in place of the target's.
+    reduce): the exact proposal, by the criterion in use, that cuts `candidate` to that cumulative reduction.
     block_cuts(candidate, delta, saving): for every block of `candidate` that can shrink, the cut that removes `delta` of it, or
     that removes `saving` of the measure where that is not None.
     """
@@ -38,7 +28,7 @@ class Problem:
     target: Target
     schedule: tuple[float, ...]
     seed: int
-    plan: Planner
+    plan: Callable[[Candidate, float], Proposal]
     block_cuts: Callable[[Candidate, float, float | None], tuple[BlockCut, ...]]
 
 

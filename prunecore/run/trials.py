@@ -58,7 +58,6 @@ class TrialJob:
     weights: Mapping[str, Tensor]
     graph: DependencyGraph
     teacher: Mapping[str, Tensor] | None
-    name: str
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,12 @@ class TrialResult:
     backward: int
     seconds: float
     halved: bool = False
+
+
+def seed_of(seed: int, proposal: Proposal) -> int:
+    """The same for all trials that are cut from one candidate, so that chance is the same for those that are compared: they are
+    recalibrated and tuned by the same images."""
+    return derive_seed(seed, "trial", proposal.base)
 
 
 def build_state(device: str, parsed: Parsed) -> TrialState:
@@ -113,7 +118,7 @@ def _try(state: TrialState, job: TrialJob) -> TrialResult:
     model, step = base, Recipe()
     if proposal.kept:
         model, step = state.manager.hook.prune_resize(model=base, graph=job.graph, proposal=proposal)
-    seed = derive_seed(config.seed, "trial", job.name)
+    seed = seed_of(config.seed, proposal)
     forward = 0
     if config.recalibration is not None and proposal.kept:
         settings = config.recalibration
@@ -156,7 +161,7 @@ def _tuned(
             task=state.task,
             teacher=teacher,
             recipe=recipe,
-            seed=derive_seed(state.config.seed, "trial", job.name),
+            seed=seed_of(state.config.seed, job.proposal),
         )
     finally:
         state.manager.unregister(default)

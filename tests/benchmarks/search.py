@@ -39,7 +39,7 @@ SCORING = {"batches": 2, "batch_size": 64}  # images that gradients are taken fr
 METHODS = ("fast", "exact", *(f"{name}@{search}" for search in ("fast", "exact") for name in ("one-shot", "agp")))
 # the fast mode without one of its levers
 LEVERS: Mapping[str, Mapping[str, Any]] = {
-    "one block a round": {"blocks": 1, "step": 0.02},
+    "one block a round": {"blocks": 1, "step": 0.03},
     "thin blocks no dearer": {"balance": 0.0},
     "coarser: twice the step": {"step": 0.12},
     "half the images": {"images": 256, "calibration": 64},

@@ -62,10 +62,6 @@ def test_a_cut_stops_where_the_target_is_met():
     assert found.after == 39
 
 
-def test_neighbours_share_a_tensor():
-    assert [c.near for c in cuts(chain([10, 10, 10]))] == [("c1",), ("c0", "c2"), ("c1",)]
-
-
 def test_by_saving_every_block_gives_the_same_and_one_that_cannot_is_left_out():
     graph = chain([20, 40, 3])
     whole = macs(graph)

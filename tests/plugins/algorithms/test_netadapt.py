@@ -19,10 +19,10 @@ LOSS = {"a": 0.01, "b": 0.02, "c": 0.3}  # of each channel that goes
 class World:
     """A network of three blocks whose loss grows by known amounts; remembers what was asked."""
 
-    def __init__(self, *, near=(), fails=()):
+    def __init__(self, *, fails=()):
         self.widths = {0: dict(WIDTHS)}
-        self.rounds, self.planned, self.sensitivities = [], [], []
-        self.near, self.fails = dict(near), set(fails)
+        self.rounds, self.planned = [], []
+        self.fails = set(fails)
 
     def candidate(self, number, widths, *, trial=False):
         size = sum(widths.values()) / 30
@@ -41,16 +41,11 @@ class World:
         start = dataclasses.replace(self.candidate(0, WIDTHS), score=None)
         return Problem(start, Target(reduce, **target), (reduce,), 0, self.plan, self.block_cuts)
 
-    def plan(self, candidate, reduce, sensitivity=None):
-        """All from one block: c by the criterion alone, a by the first sensitivities of a network, b by the second."""
+    def plan(self, candidate, reduce):
+        """All from block c."""
         self.planned.append(reduce)
-        block = "c"
-        if sensitivity is not None:
-            self.sensitivities.append(sensitivity)
-            block = "a" if len(self.sensitivities) % 2 else "b"
-        widths = self.widths[candidate.number]
         gone = round(30 * (candidate.size - 1 + reduce))
-        return Proposal({block: np.arange(widths[block] - gone)}, candidate.number, reduce)
+        return Proposal({"c": np.arange(self.widths[candidate.number]["c"] - gone)}, candidate.number, reduce)
 
     def block_cuts(self, candidate, delta, saving):
         widths = self.widths[candidate.number]
@@ -63,7 +58,6 @@ class World:
                 widths[n],
                 widths[n] - k,
                 candidate.size - k / 30,
-                self.near.get(n, ()),
             )
             for n, k in gone.items()
         )
@@ -194,7 +188,7 @@ def test_a_block_whose_trial_fails_is_not_cut():
 
 def test_aligning_comes_first_and_is_all_where_nothing_is_to_be_removed():
     world = World()
-    world.plan = lambda candidate, reduce, sensitivity=None: Proposal({"c": np.arange(8)}, candidate.number, reduce)
+    world.plan = lambda candidate, reduce: Proposal({"c": np.arange(8)}, candidate.number, reduce)
     chosen = run(world, 0.0, target={"align_all": True, "multiple_of": 8})
     assert (len(world.rounds), world.widths[chosen.number]["c"]) == (1, 8)
 
@@ -230,10 +224,6 @@ def test_with_a_step_all_proposals_of_a_round_save_the_same_and_less_in_each():
     # a fifth of 30 channels, then a tenth: both together are the target
     assert saved[:3] == [{4}, {4}, {4}]
     assert [len(asked) for asked in world.rounds] == [3, 1, 3, 1]
-
-
-def cut(block, saved, near=()):
-    return BlockCut(block, {block: np.arange(3)}, 4, 3, 1.0 - saved, near)
 
 
 def test_a_failed_trial_drops_its_block_and_all_failed_is_an_error():

@@ -30,7 +30,7 @@ class NetAdapt:
         removes a step, as in the paper, `decay` times as much in each round as in the one before. top_n: after a full
         round only the n best blocks are tried, until they do worse than the next.
 
-        Of the fast mode, where the step is 0.05 unless given: blocks: the most that are cut together, each of them by such a part of
+        Of the fast mode, where the step is 0.06 unless given: blocks: the most that are cut together, each of them by such a part of
         the step. balance: how dear narrow blocks get: what a cut costs counts (gone : left of the block) to this power. images: of
         the search split that measure the loss, always the same. calibration: images that recalibrate a trial.
         """
@@ -43,7 +43,7 @@ class NetAdapt:
         step: float | None = Field(default=None, gt=0, lt=1)
         decay: float = Field(default=0.96, gt=0, le=1)
         top_n: int | None = Field(default=None, ge=1)
-        blocks: int = Field(default=2, ge=1)
+        blocks: int = Field(default=4, ge=1)
         balance: float = Field(default=0.5, ge=0)
         images: int = Field(default=512, ge=16)
         calibration: int = Field(default=128, ge=2)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from . import NetAdapt
 
-STEP: Final = 0.05  # of the measure, a round
+STEP: Final = 0.06  # of the measure, a round
 _PARTS: Final = (1.0, 0.5, 0.25, 0.125, 0.0625)  # of a block's share of the step: the first that the block can give
 _LEAST: Final = 1e-3  # of the loss: a cut that costs less is as good as free
 

@@ -21,8 +21,9 @@ def metrics_csv(facts: RunFacts) -> str:
     """The table, in the order of the numbers.
 
     kind: `start` (the network as loaded), `step`, `trial`, `control`. stage: the validation split is scored `before`,
-    `after_cut`, `after_repair` and `after`, the search split at `search`. images: that the score is from. forward, backward:
-    images that a trial took in all. A trial that failed has a line without a score.
+    `after_cut`, `after_repair` and `after` (`after` alone where only `retraining` follows a cut), the search split at `search`.
+    images: that the score is from. forward, backward: images that a trial took in all. A trial that failed has a line without a
+    score.
     """
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")

@@ -202,6 +202,19 @@ def test_a_training_split_smaller_than_the_batch_is_one_batch(tmp_path: Path) ->
     assert result["ledger"]["trials_failed"] == 0
 
 
+def test_of_steps_on_the_way_only_what_they_come_to_is_measured(tmp_path: Path) -> None:
+    result, listener = carried_out(tmp_path / "run", settings("even", reduce=0.3, options=FAST))
+    measured: dict[str, list[str]] = {}
+    for event in listener.told("score"):
+        candidate, _, stage = event["stage"].partition("/")
+        measured.setdefault(candidate, []).append(stage)
+    *on_the_way, last = [stages for name, stages in measured.items() if name.startswith("candidate-")]
+    assert len(on_the_way) >= 2
+    assert {tuple(stages) for stages in on_the_way} == {("after", "search")}
+    assert last == ["after_cut", "after_repair", "search"]  # no epoch of training, so no score after it
+    assert result["metric"]["after"] == result["metric"]["after_repair"]
+
+
 # ---------------------------------------------------------------- trials that fail
 
 

@@ -102,6 +102,20 @@ def local(count: int, **more: Any) -> LocalExecutor:
     return LocalExecutor(("cpu",) * count, ExecutionSettings(**more))
 
 
+def test_trials_that_are_compared_share_their_chance(tmp_path: Path) -> None:
+    """The same proposal comes out the same under another number, since both are recalibrated and tuned by the same images."""
+    carried_out(tmp_path / "run")
+    carried_out(tmp_path / "swapped", {**QUICK, search_plugin.NAME: {"swap": True}})
+    scores, swapped = ([t["score"] for t in trials(tmp_path / name).values()][:4] for name in ("run", "swapped"))
+    assert scores == swapped[::-1]
+    assert len({score["loss"] for score in scores}) == 4
+
+
+def test_candidates_are_tried_by_images_of_their_own() -> None:
+    first, again, later = (trials_module.seed_of(1, Proposal({}, base)) for base in (0, 0, 5))
+    assert first == again != later != trials_module.seed_of(2, Proposal({}, 5))
+
+
 def test_four_trials_a_round_are_measured_and_the_best_is_carried_out(tmp_path: Path) -> None:
     listener = carried_out(tmp_path / "run")
     found = trials(tmp_path / "run")

@@ -166,6 +166,14 @@ def test_what_is_left_of_the_target_is_planned_by_the_criterion():
     assert training[0].tune == "training"
 
 
+def test_the_rest_is_planned_once_also_where_the_target_is_missed():
+    world = World()
+    world.plan = lambda candidate, reduce: Proposal({"c": np.arange(9)}, candidate.number, reduce)
+    chosen = run(world, 0.1, step=0.24, blocks=2)
+    assert [[p.tune for p in asked] for asked in world.rounds] == [["retraining"], ["training"]]
+    assert chosen.size == pytest.approx(29 / 30)
+
+
 def test_cuts_with_a_group_in_common_are_not_joined():
     class Linked(World):
         def block_cuts(self, candidate, delta, saving):

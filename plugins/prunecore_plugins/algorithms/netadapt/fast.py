@@ -37,13 +37,15 @@ def fast_search(problem: Problem, options: NetAdapt.Options) -> Steps:
     """Rounds until what is left to remove is a block's share of a step; the planner removes that."""
     base = yield from first_cuts(problem, options)
     share = (options.step or STEP) / options.blocks
-    while not reached(problem, base):
+    planned = False
+    while not (planned or reached(problem, base)):
         left = base.size - 1.0 + problem.target.reduce
         cuts = _cuts(problem, base, share) if left > share else []
         if cuts:
             priced = yield from _priced(base, cuts, share, options)
             proposal = _joined(base, _together(base, priced, left, options.blocks))
-        else:
+        else:  # once: what a failed certificate keeps from going does not go the next time either
+            planned = True
             proposal = replace(problem.plan(base, problem.target.reduce), why="the rest, planned by the criterion")
         (base,) = yield [replace(proposal, tune=tune_of(problem, options))]
     return (yield from last_training(problem, base, options))

@@ -15,21 +15,13 @@ from prunecore import training
 from prunecore.config.reader import parse
 from prunecore.errors import PrunecoreError
 from prunecore.run.pipeline import run
-from tests.run import narrow
+from tests.run import narrow, test_trials
 from tests.run.kills import journal_of
-from tests.run.test_trials import Listener
 
 QUICK: dict[str, Any] = {
-    "data": "digits",
+    **test_trials.QUICK,
     "algorithm": "netadapt",
-    "criterion": "l2norm",
-    "training": {"epochs": 0},
-    "retraining": {"epochs": 1, "max_batches": 2, "batch_size": 32},
-    "compensation": None,
-    "recalibration": {"images": 64, "batch_size": 32},
     "evaluation": {"max_batches": 1, "batch_size": 64},
-    "control": "none",
-    "device": "cpu",
 }
 FAST = {"images": 64, "calibration": 32, "step": 0.2}
 
@@ -37,15 +29,15 @@ FAST = {"images": 64, "calibration": 32, "step": 0.2}
 def settings(network: str, *, reduce: float, options: dict[str, Any], **more: Any) -> dict[str, Any]:
     target = {"reduce": reduce, **more.pop("target", {})}
     model = {"spec": f"python:{narrow.__file__}:{network}", "inputs": [1, 1, 16, 16]}
-    return {"model": model, **QUICK, "target": target, "netadapt": options, **more}
+    return {**QUICK, "model": model, "target": target, "netadapt": options, **more}
 
 
-def carried_out(out: Path, given: dict[str, Any]) -> tuple[dict[str, Any], Listener]:
-    listener = Listener()
+def carried_out(out: Path, given: dict[str, Any]) -> tuple[dict[str, Any], test_trials.Listener]:
+    listener = test_trials.Listener()
     return run(parse(given), out, listeners=(listener,)), listener
 
 
-def warnings_of(listener: Listener) -> list[str]:
+def warnings_of(listener: test_trials.Listener) -> list[str]:
     return [w["text"] for w in listener.told("warning")]
 
 

@@ -135,7 +135,7 @@ def test_fast_tries_every_block_without_training_and_cuts_the_cheapest_together(
 
 
 def test_narrow_blocks_get_dearer():
-    """Three channels of a, then three more: their 0.03 count sqrt(6/4) times as much against 0.06 sqrt(3/7) of b."""
+    """Of three more channels each: 0.03 of a, of which six go then, counts (6/4)² times, 0.06 of b (3/7)² times."""
     by_loss, balanced = World(), World()
     run(by_loss, 0.2, step=0.1, blocks=1, balance=0.0)
     run(balanced, 0.2, step=0.1, blocks=1, balance=2.0)

@@ -30,7 +30,7 @@ class NetAdapt:
         removes a step, as in the paper, `decay` times as much in each round as in the one before. top_n: after a full
         round only the n best blocks are tried, until they do worse than the next.
 
-        Of the fast mode, where the step is 0.06 unless given: blocks: the most that are cut together, each of them by such a part of
+        Of the fast mode, where the step is 0.06 unless given: blocks: the most that are cut together, each by an equal share of
         the step. balance: how dear narrow blocks get: what a cut costs counts (gone : left of the block) to this power. images: of
         the search split that measure the loss, always the same. calibration: images that recalibrate a trial.
         """

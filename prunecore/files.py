@@ -37,7 +37,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except OSError as error:
         what = "the disk is full" if error.errno in {errno.ENOSPC, errno.EDQUOT} else (error.strerror or str(error))
         raise RunDirectoryError(
-            f"{path}: not written, {what}; free some space or choose another --out, then --resume"
+            f"{path}: not written, {what}; free some space or choose another --out; a run goes on with --resume"
         ) from error
 
 

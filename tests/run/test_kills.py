@@ -151,12 +151,12 @@ def test_killed_when_the_last_training_is_recorded_its_last_state_does_not_stay_
         ),
         pytest.param(
             ["full", 6, "file"],
-            ".safetensors: not written, the disk is full; free some space or choose another --out, then",
+            ".safetensors: not written, the disk is full; free some space or choose another --out; a run goes on",
             marks=pytest.mark.nightly,
         ),
         pytest.param(
             ["limit", 30_000],
-            ".partial.pt: not written, File too large; free some space or choose another --out, then",
+            ".partial.pt: not written, File too large; free some space or choose another --out; a run goes on",
             marks=pytest.mark.nightly,
         ),
     ],

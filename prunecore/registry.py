@@ -28,6 +28,8 @@ ROLES = {
     "extension": "prunecore.extensions",
 }
 
+LOCAL = "local"  # the executor that the core has
+
 # the names that existing users type, in lower case
 ALIASES = {
     "taylorfoweight": "taylor",
@@ -104,9 +106,14 @@ def find(role: str, name: str, there: Plugins | None = None) -> Installed:
     if matches:
         offers = " and ".join(f"{m.distribution} {m.version}" for m in matches)
         raise PluginError(f"{role} {name!r} is offered by {offers}: uninstall one of them")
-    names = [p.name for p in plugins]
+    names = [p.name for p in plugins] + ([LOCAL] if role == "executor" else [])
     hint = nearest(name, [*names, *ALIASES])
-    raise PluginError(f"unknown {role} {name!r}{hint}; installed: {listing(names) or 'none'}")
+    more = (
+        ""
+        if role != "loader"
+        else "; code is python:FILE.py:CALLABLE, a run is the directory that holds its config.yaml"
+    )
+    raise PluginError(f"unknown {role} {name!r}{hint}; installed: {listing(names) or 'none'}{more}")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from prunecore.api import Pruned
     from prunecore.measure.latency import Latency
     from prunecore.report.diagnosis import Row
     from prunecore.types import ExampleInputs, Target, Width
@@ -61,7 +62,13 @@ class Conditions:
 @click.option("--align", type=click.IntRange(min=2), metavar="K", help="Measure the cut with widths of a multiple too.")
 @click.option("--graph", default=None, help="Graph engine for the cut of a MODEL.")
 @click.option("--weights", type=click.Path(path_type=Path), help="State dict for MODEL.")
-@click.option("--set", "assignments", multiple=True, metavar="K=V", help="Option of the loader of MODEL and MODEL2.")
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="K=V",
+    help="Option of the loader of MODEL, and of MODEL2 where that is the same.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @trust_flags()
 def command(
@@ -134,7 +141,8 @@ def _compared(
     given = [name for name, value in cut.items() if value is not None]
     if given:
         raise ConfigError(f"{', '.join(given)}: for a MODEL alone; with MODEL2 nothing is cut")
-    second = loaded_of(other, None, assignments)
+    alike = other.partition(":")[0] == source.partition(":")[0]
+    second = loaded_of(other, None, assignments if alike else ())
     names = (source, other) if source != other else (source, f"{other} (2)")
     return Compared(dict(zip(names, (loaded.model, second.model), strict=True)), loaded.inputs)
 
@@ -145,11 +153,16 @@ def _run_of(directory: Path) -> Compared:
     from prunecore.surgery import load_recipe
 
     pruned, config, loaded = api.load(directory), api.parsed_of(directory).config, api.load_original(directory)
+    latency = {**config.latency.model_dump(), "device": config.latency.device or config.device}
+
+    def aligned(multiple: int) -> nn.Module:
+        return _cut(loaded.model, loaded.inputs, config.target.target(), multiple, config.graph, latency).model
+
     return Compared(
         {"original": api.original_of(loaded), "pruned": pruned},
         loaded.inputs,
         load_recipe(directory / RECIPE).widths,
-        lambda multiple: _cut(loaded.model, loaded.inputs, config.target.target(), multiple, config.graph).model,
+        aligned,
     )
 
 
@@ -167,11 +180,22 @@ def _trial_of(model: nn.Module, inputs: ExampleInputs, reduce: float, graph: str
     )
 
 
-def _cut(model: nn.Module, inputs: ExampleInputs, target: Target, multiple: int | None, graph: str) -> Any:
-    """The cut that `target` asks for, by the norms of the filters: latency asks how many stay, not which."""
+def _cut(
+    model: nn.Module,
+    inputs: ExampleInputs,
+    target: Target,
+    multiple: int | None,
+    graph: str,
+    latency: Mapping[str, Any] | None = None,
+) -> Pruned:
+    """The cut that `target` asks for, by the norms of the filters: latency asks how many stay, not which. latency: how it is
+    measured, where it is what the target counts."""
     from prunecore import api
 
-    return api.prune(model, inputs, "l2norm", graph=graph, **{**asdict(target), "multiple_of": multiple})
+    asked: dict[str, Any] = {**asdict(target), "multiple_of": multiple}
+    return api.prune(
+        model, inputs, "l2norm", graph=graph, latency=latency if target.measure == "latency" else None, **asked
+    )
 
 
 # ---------------------------------------------------------------- measuring

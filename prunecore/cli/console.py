@@ -96,6 +96,8 @@ class Console:
                 self._trials = None
         if "fault" in event:
             self._line(f"  trial {event['number']} failed ({event['fault']}): {event['message']}")
+        if event.get("halved"):
+            self._line(f"  trial {event['number']}: memory was short, so it had half the batch")
 
     def _on_worker_lost(self, event: Mapping[str, Any]) -> None:
         self._line(f"  worker {event['worker']} was lost: {event.get('why', 'no reason known')}")

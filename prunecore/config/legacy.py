@@ -13,8 +13,8 @@ from typing import Any
 
 from prunecore.config import legacy_keys as keys
 from prunecore.config.legacy_keys import is_legacy, is_legacy_key
-from prunecore.errors import ConfigError, listing, nearest
-from prunecore.registry import ALIASES, joined
+from prunecore.errors import ConfigError, PluginError, listing, nearest
+from prunecore.registry import ALIASES, find, joined
 
 __all__ = ["Translated", "is_legacy", "is_legacy_key", "overlaid", "translate"]
 
@@ -98,6 +98,15 @@ class _Work:
         if self.raw(key) is None:
             self.faults.append(f"{key}: missing, expected {expected}")
 
+    def known(self, algorithm: str) -> bool:
+        """Whether there is such an algorithm; a fault where there is none."""
+        try:
+            find("algorithm", algorithm)
+        except PluginError as error:
+            self.faults.append(str(error))
+            return False
+        return True
+
     def place(self, path: Path) -> Path:
         """A path as the old tool took it (from where it was started), else beside the file."""
         beside = self.base / path
@@ -128,7 +137,7 @@ def translate(settings: Mapping[str, Any], *, base: Path) -> Translated:
     )
     algorithm = _algorithm(work.raw("algorithm"))
     section, searched = _section_of(algorithm), algorithm == keys.SEARCH
-    if work.raw("algorithm") is not None:
+    if work.raw("algorithm") is not None and work.known(algorithm):
         work.require(f"{section}.P", "the fraction to remove, such as 0.5")
     on = "model.gpu" if searched or work.raw("nni_pruning.gpu") is None else "nni_pruning.gpu"
     out = work.get("path.exp_save", keys.path, Path()) / _name(work)

@@ -16,6 +16,7 @@ from prunecore.errors import ConfigError, nearest
 from prunecore.execution.settings import ExecutionSettings
 from prunecore.registry import (
     ALIASES,
+    LOCAL,
     Choice,
     Plugins,
     faults_of,
@@ -28,7 +29,6 @@ from prunecore.registry import (
 )
 
 DEFAULT_CRITERION = "taylor"
-LOCAL = "local"  # the executor that the core has
 
 
 @dataclass(frozen=True)

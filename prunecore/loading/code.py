@@ -65,7 +65,10 @@ def _module_of(place: str) -> ModuleType:
     path = Path(place).resolve()
     if not path.is_file():
         raise ConfigError(f"there is no file {place}")
-    name = f"_prunecore_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    told = hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:12]
+    name = f"_prunecore_{path.stem}_{told}"
+    if name in sys.modules:  # once: classes of one name that are not the same class cannot be pickled
+        return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{place} cannot be imported")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from prunecore.errors import TargetError
 from prunecore.planning.limits import computed
-from prunecore.planning.planner import TOLERANCE, Plan, plan, reachable
+from prunecore.planning.planner import LATENCY_TOLERANCE, TOLERANCE, Plan, Reach, plan, reachable
+from prunecore.planning.ranking import uniform_scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -15,8 +16,7 @@ if TYPE_CHECKING:
     from prunecore.types import Cost, DependencyGraph, Proposal, Target
 
 MOST_MEASUREMENTS = 6
-# latency is a measurement with an interval of its own, and each takes seconds
-LATENCY_TOLERANCE, LATENCY_MEASUREMENTS = 0.02, 4
+LATENCY_MEASUREMENTS = 4  # each takes seconds
 
 
 def plan_measured(
@@ -53,10 +53,7 @@ def plan_measured(
         if _fits(tried[reduce].size, target):
             break
         if reduce >= last and tried[reduce].size > wanted + _margins(target)[1]:
-            raise TargetError(
-                f"target.reduce: {target.reduce:g} of {target.measure} is out of reach; at most "
-                f"{100.0 * (1.0 - tried[reduce].size):.1f} % can go. What limits it: {'; '.join(reach.notes)}"
-            )
+            raise _out_of_reach(target, tried[reduce].size, reach)
         following = _next({r: p.size for r, p in tried.items()}, wanted, reach.largest, last)
         if following in tried:
             break
@@ -67,6 +64,23 @@ def plan_measured(
         best,
         proposal=dataclasses.replace(best.proposal, reduce=target.reduce),
         notes=(*best.notes, *again, *_miss(best.size, target)),
+    )
+
+
+def require_measured(graph: DependencyGraph, target: Target, cost_of: Callable[[Proposal], float]) -> None:
+    """TargetError where even the smallest network in reach measures larger than asked for: what `plan_measured` would say."""
+    inner = dataclasses.replace(target, measure=computed(graph, target.measure))
+    reach = reachable(graph, inner)
+    least = dataclasses.replace(inner, reduce=max(0.0, 1.0 - reach.smallest))
+    size = cost_of(plan(graph, uniform_scores(graph.groups), least).proposal)
+    if size > 1.0 - target.reduce + _margins(target)[1]:
+        raise _out_of_reach(target, size, reach)
+
+
+def _out_of_reach(target: Target, size: float, reach: Reach) -> TargetError:
+    return TargetError(
+        f"target.reduce: {target.reduce:g} of {target.measure} is out of reach; at most {100.0 * (1.0 - size):.1f} % can go. "
+        f"What limits it: {'; '.join(reach.notes)}"
     )
 
 

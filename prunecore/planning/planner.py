@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from prunecore.types import DependencyGraph, Indices, Target
 
 TOLERANCE = 0.005  # of the size, without `multiple_of`
+LATENCY_TOLERANCE = 0.02  # a measurement with an interval of its own
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +155,7 @@ def _plan(
     size = problem.size(state)
     notes = [note for r in ranked for note in r.notes]
     if target.multiple_of is not None:
-        notes += _whole_notes([b for b in bundles if b.whole is not None and b.whole.startswith("multiple_of")])
+        notes += _unaligned(bundles)
     notes += _miss(problem, size, target)
     before = {g.name: g.channels for b in problem.free for g in b.groups}
     widths = tuple(Width(name, before[name], len(stays)) for name, stays in kept.items())
@@ -172,6 +173,30 @@ def _miss(problem: _Problem, size: float, target: Target) -> list[str]:
         what = "was found: latency falls in steps" if target.measure == "latency" else "whole channels allow"
         return [f"size {size:.4f} is the closest to {wanted:.4f} that {what} within the limits"]
     return []
+
+
+def remarks(
+    graph: DependencyGraph,
+    target: Target,
+    size: float,
+    *,
+    frozen: frozenset[str] = frozenset(),
+    widths: Mapping[str, int] | None = None,
+) -> tuple[str, ...]:
+    """What `plan` would note of a network of this size, for one that was cut group by group: groups that `multiple_of` leaves
+    whole, and a size that is not the one asked for. The arguments as for `reachable`."""
+    notes = []
+    if target.multiple_of is not None:
+        bundles = bundles_of(graph, limits_of(graph, target, frozen=frozen, widths=widths), align_all=target.align_all)
+        notes += _unaligned(bundles)
+    wanted = 1.0 - target.reduce
+    room = LATENCY_TOLERANCE if target.measure == "latency" else TOLERANCE
+    above = target.multiple_of is not None and target.measure != "latency" and size > wanted + 1e-9
+    if target.reduce > 0.0 and (above or abs(size - wanted) > room):
+        side = "below" if size < wanted else "above"
+        what = "the search" if target.multiple_of is None else f"multiples of {target.multiple_of}"
+        notes.append(f"size {size:.4f} is {side} the {wanted:.4f} asked for: {what} came no nearer")
+    return tuple(notes)
 
 
 # ---------------------------------------------------------------- what is in reach
@@ -201,6 +226,10 @@ def _limit_notes(bundles: Sequence[Bundle], target: Target) -> list[str]:
     if target.multiple_of is not None:
         notes.append(f"multiple_of {target.multiple_of}")
     return notes or ["at least one channel of every group stays"]
+
+
+def _unaligned(bundles: Sequence[Bundle]) -> list[str]:
+    return _whole_notes([b for b in bundles if b.whole is not None and b.whole.startswith("multiple_of")])
 
 
 def _whole_notes(bundles: Sequence[Bundle]) -> list[str]:

@@ -68,5 +68,7 @@ def summary_rows(result: Mapping[str, Any]) -> list[list[str]]:
 
 def certificate_line(certificate: Mapping[str, Any]) -> str:
     """The certificate in one line."""
+    if not certificate["inputs"]:
+        return "certificate: none, since nothing was cut"
     verdict = "verified" if certificate["verified"] else "NOT VERIFIED"
     return f"certificate: {verdict}, largest difference {certificate['max_abs_error']:.1e} in {certificate['dtype']}"

@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prunecore.planning.measured import LATENCY_TOLERANCE
-from prunecore.planning.planner import TOLERANCE
+from prunecore.planning.planner import LATENCY_TOLERANCE, TOLERANCE
 from prunecore.report.facts import RunFacts
 
 MEASURES = {"macs": "MACs", "ptflops": "MACs (as ptflops counts)", "params": "parameters", "latency": "latency"}

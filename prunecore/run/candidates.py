@@ -6,11 +6,11 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from prunecore.errors import ConfigError, PluginError, listing
+from prunecore.errors import ConfigError, PluginError, listing, nearest
 from prunecore.execution import Job, Outcome, Setup
 from prunecore.measure import CostModel
 from prunecore.planning import BlockCut
@@ -20,7 +20,7 @@ from prunecore.run.directory import state_of
 from prunecore.run.rounds import Analysis, Workshop
 from prunecore.run.steps import round_of
 from prunecore.run.trials import TrialJob, TrialResult, build_state, seed_of, try_proposal
-from prunecore.types import Candidate, Cost, Indices, Proposal, Recipe, Score, Width
+from prunecore.types import Candidate, Cost, Indices, Phase, Proposal, Recipe, Score, Width
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +62,7 @@ class Candidates:
         """The exact plan for a cumulative reduction; the record is read back on resume."""
 
         def compute() -> Proposal:
-            self._it.emit({"event": "stage", "name": "analysis"})
+            self._tell_analysis(candidate)
             return self.workshop.propose(candidate, reduce)
 
         name = f"plan-{candidate.number}-{reduce:.6f}"
@@ -73,7 +73,7 @@ class Candidates:
         back on resume."""
 
         def compute() -> dict[str, Any]:
-            self._it.emit({"event": "stage", "name": "analysis"})
+            self._tell_analysis(candidate)
             cuts = self.workshop.block_cuts(candidate, delta, saving)
             return {"cuts": [{**dataclasses.asdict(c), "kept": _lists(c.kept)} for c in cuts]}
 
@@ -81,8 +81,14 @@ class Candidates:
         found = self._it.stages.value(f"blocks-{candidate.number}-{asked}", compute)["cuts"]
         return tuple(BlockCut(**{**c, "kept": _indices(c["kept"])}) for c in found)
 
+    def _tell_analysis(self, candidate: Candidate) -> None:
+        if not self.workshop.analysed(candidate):
+            self._it.emit({"event": "stage", "name": "analysis"})
+
     def realise(self, proposals: Sequence[Proposal], number: int) -> list[Candidate]:
         """The candidates of `proposals`, the first of which has that number."""
+        for proposal in proposals:
+            self._check(proposal)
         numbered = list(enumerate(proposals, number))
         tried = self._tried([(n, p) for n, p in numbered if p.trial])
         return [tried[n] if p.trial else self._step(n, p) for n, p in numbered]
@@ -104,6 +110,25 @@ class Candidates:
         made, frozen = round_of(self._it, self._start, base, proposal, name, analysis)
         self._parents[number] = proposal.base
         return self.workshop.add(dataclasses.replace(made, number=number), frozen)
+
+    def _check(self, proposal: Proposal) -> None:
+        """PluginError for what no plan would ask: a search of a plugin made it."""
+        if proposal.tune is not None and proposal.tune not in get_args(Phase):
+            raise PluginError(
+                f"the search proposes tune={proposal.tune!r}{nearest(proposal.tune, get_args(Phase))}; expected None or one of "
+                f"{listing(get_args(Phase))}"
+            )
+        widths = self.workshop.graph(self._base_of(proposal)).widths if proposal.kept else {}
+        for group, kept in proposal.kept.items():
+            if group not in widths:
+                raise PluginError(f"the search cuts group {group!r}{nearest(group, widths)}, which is not there")
+            index = np.asarray(kept)
+            ascends = index.ndim == 1 and len(index) > 0 and bool((np.diff(index) > 0).all())
+            if not ascends or index[0] < 0 or index[-1] >= widths[group]:
+                raise PluginError(
+                    f"the search keeps channels {listing(map(str, index.ravel()), most=6) or 'none'} of group {group!r}; expected at least "
+                    f"one, ascending within 0 … {widths[group] - 1}"
+                )
 
     def _base_of(self, proposal: Proposal) -> Candidate:
         if proposal.base not in self._parents:

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 import yaml
 
-from prunecore.config.reader import LOCAL, Parsed, section_name
-from prunecore.errors import ConfigError, RunDirectoryError
+from prunecore.config.reader import Parsed, section_name
+from prunecore.errors import CertificateError, ConfigError, RunDirectoryError, TargetError
 from prunecore.execution import ExecutionSettings
 from prunecore.execution.devices import worker_devices
 from prunecore.files import write_json, write_text
-from prunecore.registry import build_manager, unused_of
+from prunecore.planning import reachable, remarks
+from prunecore.registry import LOCAL, build_manager, unused_of
 from prunecore.report.facts import read_run
 from prunecore.report.html import write_report
 from prunecore.report.metrics import METRICS, metrics_csv
@@ -45,6 +46,7 @@ from prunecore.types import Candidate, Certificate, Cost, LoadedModel, Measure, 
 
 if TYPE_CHECKING:
     from prunecore.config.schema import RunConfig
+    from prunecore.types import DependencyGraph
 
 _WARM_UP, _TIMED = 1, 4  # batches
 # keys of plugins that are named as `kind:source`; the others have a section of their own name
@@ -80,7 +82,7 @@ def carry_out(it: Run, schedule: tuple[float, ...]) -> dict[str, Any]:
     start = baseline(it)
     tell_estimate(it, start, len(schedule))
     chosen, candidates = search(it, start, schedule)
-    control = control_of(it, start)
+    control, left_out = control_of(it, start)
     seconds = it.stages.value("seconds", lambda: {"seconds": it.stages.seconds})["seconds"]
     outcome = Outcome(
         algorithm=next(c.name for c in it.parsed.choices if c.role == "algorithm"),
@@ -93,9 +95,9 @@ def carry_out(it: Run, schedule: tuple[float, ...]) -> dict[str, Any]:
         stages=chosen.stages,
         certificate=chosen.certificate or Certificate(False, 0.0, (), "float64", ("nothing was cut",)),
         unprunable=unprunable_of(it.bench.graph, candidates.workshop.given_up),
-        notes=chosen.notes,
+        notes=(*notes_on(it, chosen, candidates), *left_out),
         recipe=chosen.recipe,
-        ledger=ledger_of(it, candidates, len(schedule), seconds),
+        ledger=ledger_of(it, candidates, seconds),
         control=control,
         seconds=seconds,
         seed=it.config.seed,
@@ -250,30 +252,55 @@ def search(it: Run, start: Candidate, schedule: tuple[float, ...]) -> tuple[Cand
         problem = Problem(start, it.target, schedule, it.config.seed, candidates.plan, candidates.block_cuts)
         chosen = drive(it.hook.prune_search(problem=problem), candidates.realise)
         candidates.accept(chosen)
-        return chosen, candidates
+        return dataclasses.replace(chosen, recipe=in_order(chosen.recipe, it.bench.graph)), candidates
 
 
-def ledger_of(it: Run, candidates: Candidates, rounds: int, seconds: float) -> dict[str, Any]:
-    """What the run took: candidates, the images that trials sent through networks, and the seconds of each phase."""
-    trials = candidates.trials
+def in_order(recipe: Recipe, graph: DependencyGraph) -> Recipe:
+    """The recipe with its widths from input to output; a search cuts groups in an order of its own."""
+    places = {name: place for place, name in enumerate(graph.widths)}
+    return dataclasses.replace(
+        recipe, widths=tuple(sorted(recipe.widths, key=lambda w: places.get(w.group, len(places))))
+    )
+
+
+def notes_on(it: Run, chosen: Candidate, candidates: Candidates) -> tuple[str, ...]:
+    """What stood in the way: as the plan of the chosen network says it; of a cut that a search made itself, as a plan would."""
+    graph = it.bench.graph
+    limits: dict[str, Any] = {"frozen": frozenset(candidates.workshop.given_up), "widths": it.bench.widths}
+    notes = chosen.notes or remarks(graph, it.target, chosen.size, **limits)
+    if chosen.recipe.widths:
+        return notes
+    return (*notes, f"nothing was cut. What limits it: {'; '.join(reachable(graph, it.target, **limits).notes)}")
+
+
+def ledger_of(it: Run, candidates: Candidates, seconds: float) -> dict[str, Any]:
+    """What the run took: candidates, the images that trials sent through networks, and the seconds of each phase.
+
+    Trials of a network that nothing is cut from, which others are compared with, are no candidates; their images count.
+    """
+    trials = [t for t in candidates.trials if t.facts["widths"]]
     ranked = [t for t in trials if t.score is not None and not t.facts.get("backward")]
+    rounds = candidates.workshop.candidates - 1
     return {
-        "candidates": candidates.workshop.candidates - 1 + len(trials),
+        "candidates": rounds + len(trials),
         "rounds": rounds,
         "trials": len(trials),
         "trials_ranked": len(ranked),
         "trials_tuned": sum(1 for t in trials if t.facts.get("backward")),
         "trials_failed": sum(1 for t in trials if t.score is None),
-        "images_forward": sum(int(t.facts.get("forward", 0)) for t in trials),
-        "images_backward": sum(int(t.facts.get("backward", 0)) for t in trials),
+        "images_forward": sum(int(t.facts.get("forward", 0)) for t in candidates.trials),
+        "images_backward": sum(int(t.facts.get("backward", 0)) for t in candidates.trials),
         "seconds": seconds_by_phase(it.stages.journal.records, seconds),
     }
 
 
-def control_of(it: Run, start: Candidate) -> dict[str, Any] | None:
-    """The random control: one cut at random to the run's target, repaired as the real one, fine-tuned where `control: full`."""
+def control_of(it: Run, start: Candidate) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
+    """The random control: one cut at random to the run's target, repaired as the real one, fine-tuned where `control: full`.
+
+    None where none was asked for, or none can be made, which takes no finished search with it: then with a note that says why.
+    """
     if it.config.control == "none":
-        return None
+        return None, ()
     it.emit({"event": "stage", "name": "random control"})
     seed = derive_seed(it.config.seed, "control")
     generator = np.random.default_rng(seed)
@@ -282,12 +309,17 @@ def control_of(it: Run, start: Candidate) -> dict[str, Any] | None:
     analysis = Analysis(it.bench.graph, scores)
     tune: Phase | None = "training" if it.config.control == "full" else None
     reduce = it.target.reduce
-    proposal = recorded_plan(
-        it, "control/plan", lambda: propose(it.bench, start, analysis, reduce), base=start.number, reduce=reduce
-    )
-    made, _ = round_of(it, start, start, dataclasses.replace(proposal, tune=tune), "control", lambda: analysis)
+    try:
+        proposal = recorded_plan(
+            it, "control/plan", lambda: propose(it.bench, start, analysis, reduce), base=start.number, reduce=reduce
+        )
+        made, _ = round_of(it, start, start, dataclasses.replace(proposal, tune=tune), "control", lambda: analysis)
+    except (TargetError, CertificateError) as error:
+        note = f"no random control was made: {error}"
+        it.emit({"event": "warning", "text": note})
+        return None, (note,)
     values = {stage: found.value for stage, found in made.stages.items() if stage != "before"}
-    return {"criterion": "random", "size": made.size, **values, "after": values["after"] if tune else None}
+    return {"criterion": "random", "size": made.size, **values, "after": values["after"] if tune else None}, ()
 
 
 # ---------------------------------------------------------------- the end

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from prunecore.errors import CertificateError, ModelError, OutOfMemory
+from prunecore.errors import CertificateError, ModelError, OutOfMemory, TargetError, listing
 from prunecore.measure import CostModel, count, ptflops_cost
-from prunecore.planning import BlockCut, block_cuts, plan, plan_measured, reachable
+from prunecore.planning import BlockCut, Plan, block_cuts, plan, plan_measured, reachable
 from prunecore.planning.limits import computed
-from prunecore.planning.measured import LATENCY_TOLERANCE
+from prunecore.planning.measured import require_measured
+from prunecore.planning.planner import LATENCY_TOLERANCE
 from prunecore.scoring import score_all
 from prunecore.surgery import certify, compose, copy_model
 from prunecore.training import resolve_device
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 4
 MEASURED = ("ptflops", "latency")  # what only a network itself shows
+_IN_DOUBT = 0.1  # of the size: ptflops counts otherwise than MACs, which stand in for it
+_CUT_FAULTS = (ModelError, RuntimeError, ValueError, TypeError, IndexError, AttributeError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,31 +128,56 @@ def propose(
     analysis: Analysis,
     reduce: float,
 ) -> Proposal:
-    """The exact plan for one cumulative reduction."""
+    """The exact plan for one cumulative reduction.
+
+    Where groups that were given up after a failed certificate put it out of reach in a later round, all that may still go,
+    with a note: what was made before then is not lost. Raises TargetError.
+    """
     target = dataclasses.replace(bench.target, reduce=reduce)
+    try:
+        planned = _planned(bench, candidate, analysis, target)
+    except TargetError:
+        if not candidate.number or not analysis.frozen:
+            raise
+        planned = _least(bench, analysis, target)
+    return dataclasses.replace(planned.proposal, base=candidate.number, reduce=reduce, notes=planned.notes)
+
+
+def _planned(bench: Bench, candidate: Candidate, analysis: Analysis, target: Target) -> Plan:
     frozen = frozenset(analysis.frozen)
     if target.measure not in MEASURED:
-        planned = plan(
+        return plan(
             analysis.graph, analysis.scores, target, original=bench.original, frozen=frozen, widths=bench.widths
         )
-    else:
 
-        def size_of(proposal: Proposal) -> float:
-            model, _ = bench.hook.prune_resize(model=candidate.model, graph=analysis.graph, proposal=proposal)
-            if bench.stopwatch is not None:
-                return bench.stopwatch.size(model)
-            return measured(model, bench.inputs, bench.original, target.measure) / bench.whole
+    def size_of(proposal: Proposal) -> float:
+        model, _ = bench.hook.prune_resize(model=candidate.model, graph=analysis.graph, proposal=proposal)
+        if bench.stopwatch is not None:
+            return bench.stopwatch.size(model)
+        return measured(model, bench.inputs, bench.original, target.measure) / bench.whole
 
-        planned = plan_measured(
-            analysis.graph,
-            analysis.scores,
-            target,
-            size_of,
-            original=bench.original,
-            frozen=frozen,
-            widths=bench.widths,
-        )
-    return dataclasses.replace(planned.proposal, base=candidate.number, reduce=reduce, notes=planned.notes)
+    return plan_measured(
+        analysis.graph,
+        analysis.scores,
+        target,
+        size_of,
+        original=bench.original,
+        frozen=frozen,
+        widths=bench.widths,
+    )
+
+
+def _least(bench: Bench, analysis: Analysis, target: Target) -> Plan:
+    """All that may go, by what the graph computes."""
+    frozen, graph = frozenset(analysis.frozen), analysis.graph
+    inner = dataclasses.replace(target, measure=computed(graph, target.measure))
+    reach = reachable(graph, inner, original=bench.original, frozen=frozen, widths=bench.widths)
+    most = dataclasses.replace(inner, reduce=max(0.0, 1.0 - reach.smallest))
+    found = plan(graph, analysis.scores, most, original=bench.original, frozen=frozen, widths=bench.widths)
+    note = (
+        f"{target.reduce:g} of {target.measure} is out of reach without {listing(sorted(frozen))}, given up on the way"
+    )
+    return dataclasses.replace(found, notes=(*found.notes, note))
 
 
 def cut(bench: Bench, candidate: Candidate, analysis: Analysis, proposal: Proposal) -> Cut:
@@ -175,7 +204,7 @@ def cut(bench: Bench, candidate: Candidate, analysis: Analysis, proposal: Propos
     )
 
 
-def uncut(candidate: Candidate) -> Cut:
+def uncut(candidate: Candidate, proposal: Proposal) -> Cut:
     """The candidate as it is, as a cut that removes nothing; its certificate is that of the cut that made it."""
     proof = candidate.certificate or Certificate(False, 0.0, (), "float64", ("nothing was cut",))
     return Cut(
@@ -185,7 +214,7 @@ def uncut(candidate: Candidate) -> Cut:
         candidate.cost,
         candidate.size,
         {},
-        candidate.notes,
+        proposal.notes or candidate.notes,
         candidate.facts.get("latency"),
     )
 
@@ -195,7 +224,7 @@ def _attempt(bench: Bench, candidate: Candidate, analysis: Analysis, proposal: P
     try:
         model, recipe = bench.hook.prune_resize(model=candidate.model, graph=analysis.graph, proposal=proposal)
         certificate = certify(candidate.model, model, recipe, bench.inputs, seed=bench.seed)
-    except (ModelError, RuntimeError, ValueError, TypeError, IndexError, AttributeError, MemoryError) as error:
+    except (*_CUT_FAULTS, MemoryError) as error:
         if (shortage := OutOfMemory.of(error, "cut the network")) is not None:
             raise shortage from error
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
@@ -269,12 +298,25 @@ def bench_of(
     whole = measured(model, inputs, original, stands)
     if not whole:
         raise ModelError(f"the network has no {stands} to remove: no convolution, linear or recurrent layer was found")
+    bench = Bench(hook, inputs, target, graph, original, whole, seed, task, device)
+    _check_reach(bench, model)
+    return bench
+
+
+def _check_reach(bench: Bench, model: nn.Module) -> None:
+    """TargetError where the target is out of reach; of latency its limits are checked, the range is known when there are tables."""
+    target, graph = bench.target, bench.graph
     reach = reachable(graph, target)
-    if (
-        target.measure not in MEASURED
-    ):  # MACs stand in for it here: limits are checked, the range is found while planning
+    if target.measure not in MEASURED:
         reach.require(target.reduce)
-    return Bench(hook, inputs, target, graph, original, whole, seed, task, device)
+    elif target.measure == "ptflops" and reach.smallest > 1.0 - target.reduce - _IN_DOUBT:
+
+        def size_of(proposal: Proposal) -> float:
+            least, _ = bench.hook.prune_resize(model=model, graph=graph, proposal=proposal)
+            return measured(least, bench.inputs, bench.original, target.measure) / bench.whole
+
+        with suppress(*_CUT_FAULTS):  # what cannot be cut so far is found when its certificate fails
+            require_measured(graph, target, size_of)
 
 
 class Workshop:
@@ -310,6 +352,10 @@ class Workshop:
                 self.bench, candidate, self.graph(candidate), frozen=self._frozen[candidate.number]
             )
         return self._analyses[candidate.number]
+
+    def analysed(self, candidate: Candidate) -> bool:
+        """Whether its analysis is there."""
+        return candidate.number in self._analyses
 
     def propose(self, candidate: Candidate, reduce: float) -> Proposal:
         """The exact plan that cuts `candidate` to a cumulative reduction."""

@@ -6,9 +6,10 @@ proposal -> cut -> certificate -> compensation -> recalibration -> fine-tune -> 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from prunecore.errors import listing
 from prunecore.run.context import Run
 from prunecore.run.rounds import Analysis, apply, cut, uncut
 from prunecore.run.stages import Snapshot
@@ -43,11 +44,12 @@ def round_of(
     it.emit({"event": "round", "name": name, "reduce": proposal.reduce})
 
     def compute_cut() -> Snapshot:
-        made = cut(it.bench, base, analysis(), proposal) if proposal.kept else uncut(base)
+        made = cut(it.bench, base, analysis(), proposal) if proposal.kept else uncut(base, proposal)
         proof, cost = dataclasses.asdict(made.certificate), dataclasses.asdict(made.cost)
         facts: dict[str, Any] = {"certificate": proof, "cost": cost, "frozen": dict(made.frozen)}
         facts |= {"size": made.size, "notes": list(made.notes), "step": recipe_to_dict(made.recipe)}
-        facts |= {"base": proposal.base, "reduce": proposal.reduce, "why": proposal.why}
+        known = analysis().frozen if proposal.kept else {}
+        facts |= {"base": proposal.base, "reduce": proposal.reduce, "why": why_of(proposal, made.frozen.keys() - known)}
         facts |= {} if made.latency is None else {"latency": dict(made.latency)}
         return Snapshot(made.model, apply(base, made), facts)
 
@@ -58,7 +60,9 @@ def round_of(
     tunes = phase is not None and (getattr(it.config, phase) or it.config.training).epochs > 0
     on_the_way = tunes and phase == "retraining"  # of many such steps only what each comes to is measured
     stages = {"before": base.stages["before"]}
-    if not on_the_way:
+    if not proposal.kept:  # of the last cut, where they were measured
+        stages |= {name: base.stages[name] for name in ("after_cut", "after_repair") if name in base.stages}
+    elif not on_the_way:
         stages["after_cut"] = score(it, f"{name}/after_cut", pure.model, it.task.validation)
 
     def compute_repair() -> Snapshot:
@@ -71,7 +75,7 @@ def round_of(
         return Snapshot(repair(it, mended, name), pure.recipe)
 
     repaired = it.stages.run(f"{name}/repair", compute_repair).model
-    if not on_the_way:
+    if proposal.kept and not on_the_way:
         stages["after_repair"] = score(it, f"{name}/after_repair", repaired, it.task.validation)
 
     tuned = repaired
@@ -81,14 +85,24 @@ def round_of(
             f"{name}/fine-tune", lambda: Snapshot(fine_tune(it, repaired, phase, name, taught), pure.recipe)
         ).model
         stages["after"] = score(it, f"{name}/after", tuned, it.task.validation)
-    else:
+    elif proposal.kept:
         stages["after"] = stages["after_repair"]
+    else:
+        stages["after"] = score(it, f"{name}/after", tuned, it.task.validation)
     chooses = score(it, f"{name}/search", tuned, it.search_data)
     notes = tuple(pure.data["notes"])
     facts = {key: pure.data[key] for key in ("latency",) if key in pure.data}
     candidate = Candidate(0, tuned, pure.recipe, cost, size, chooses, certificate, stages, notes, facts)
     frozen: Mapping[str, str] = pure.data["frozen"]
     return candidate, frozen
+
+
+def why_of(proposal: Proposal, given_up: Iterable[str]) -> str:
+    """Why a step was made. given_up: groups whose cut failed its certificate, for which the planner then cut others."""
+    groups = sorted(given_up)
+    if not groups or not proposal.why:
+        return proposal.why
+    return f"planned by the criterion, since the certificate of a cut of {listing(groups)} failed; chosen was: {proposal.why}"
 
 
 def certificate_of(facts: Mapping[str, Any]) -> Certificate:

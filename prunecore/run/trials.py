@@ -22,7 +22,6 @@ from prunecore.run.defaults import DefaultSurgery, DefaultTraining, phases_of
 from prunecore.run.loading import load_model, load_task
 from prunecore.surgery import apply_recipe, compose
 from prunecore.training import derive_seed, evaluate, recalibrate, subset
-from prunecore.training.data import length_of
 from prunecore.training.forward import images_in
 from prunecore.types import Phase, Proposal, Recipe, Score
 
@@ -119,29 +118,27 @@ def _try(state: TrialState, job: TrialJob) -> TrialResult:
     if proposal.kept:
         model, step = state.manager.hook.prune_resize(model=base, graph=job.graph, proposal=proposal)
     seed = seed_of(config.seed, proposal)
-    forward = 0
-    if config.recalibration is not None and proposal.kept:
+    seen = _Seen()
+    model.register_forward_pre_hook(seen, with_kwargs=True)
+    if config.recalibration is not None and (proposal.kept or proposal.calibration is not None):
         settings = config.recalibration
         if proposal.calibration is not None:
             settings = settings.model_copy(update={"images": proposal.calibration})
         model = recalibrate(model, state.task.train, state.task, settings, device=state.device, seed=seed)
-        forward += min(settings.images, length_of(state.task.train, "the training split"))
-    backward = 0
+    recalibrated = seen.forward
     if proposal.tune is not None:
-        model, backward = _tuned(state, job, model, compose(job.recipe, step), phase=proposal.tune)
+        model = _tuned(state, job, model, compose(job.recipe, step), phase=proposal.tune)
     data = subset(state.search_data, proposal.images, derive_seed(config.seed, "subset"))
     score = evaluate(model, data, state.task, config.evaluation, device=state.device)
     if math.isnan(score.value):  # NaN has no place in an order
         raise ModelError(
             f"the metric {score.name} is nan on {score.images} images of the search split; expected a number"
         )
-    return TrialResult(score, forward + score.images, backward, time.perf_counter() - started)
+    return TrialResult(score, recalibrated + score.images, seen.backward, time.perf_counter() - started)
 
 
-def _tuned(
-    state: TrialState, job: TrialJob, model: nn.Module, recipe: Recipe, *, phase: Phase
-) -> tuple[nn.Module, int]:
-    """A short fine-tune by the plugin in use, or by the core's own loop, and how many images it took."""
+def _tuned(state: TrialState, job: TrialJob, model: nn.Module, recipe: Recipe, *, phase: Phase) -> nn.Module:
+    """A short fine-tune by the plugin in use, or by the core's own loop."""
     settings, batches = phases_of(state.config), job.proposal.batches
     if batches is not None:
         short = settings[phase].model_copy(update={"epochs": 1, "max_batches": batches})
@@ -151,8 +148,6 @@ def _tuned(
     if job.teacher is not None:
         teacher = apply_recipe(state.loaded.model, Recipe())
         teacher.load_state_dict(job.teacher)
-    seen = _Seen()
-    model.register_forward_pre_hook(seen, with_kwargs=True)
     state.manager.register(default)
     try:
         tuned: nn.Module = state.manager.hook.prune_fine_tune(
@@ -165,7 +160,7 @@ def _tuned(
         )
     finally:
         state.manager.unregister(default)
-    return tuned, seen.images
+    return tuned
 
 
 def _diverged(event: Mapping[str, Any]) -> None:
@@ -175,14 +170,18 @@ def _diverged(event: Mapping[str, Any]) -> None:
 
 
 class _Seen:
-    """Counts the images that a network and its copies in this process are trained on, whoever trains them."""
+    """Counts the images that a network and its copies in this process are trained on, whoever trains them, and those that they
+    only see."""
 
     def __init__(self) -> None:
-        self.images = 0
+        self.forward = self.backward = 0
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        images = images_in(args or kwargs)
         if module.training and torch.is_grad_enabled():
-            self.images += images_in(args or kwargs)
+            self.backward += images
+        else:
+            self.forward += images
 
     def __deepcopy__(self, memo: object) -> _Seen:
         return self

@@ -116,6 +116,17 @@ def test_verify_and_eval_agree_with_the_run(finished: Path) -> None:
     assert evaluated.stdout.startswith(f"accuracy {accuracy:.4f}")
 
 
+def test_eval_reads_data_as_the_run_did_but_for_what_is_given(finished: Path) -> None:
+    own = prune("eval", "out", "--set", "data.validation=0.5", cwd=finished)
+    assert own.returncode == 0, own.stderr
+    assert int(own.stdout.split()[-2]) == pytest.approx(1797 / 2, abs=5)
+    named = prune("eval", "out", "--data", "digits", "--set", "data.validation=0.5", cwd=finished)
+    assert named.stdout == own.stdout
+    unknown = prune("eval", "out", "--set", "data.sise=3", "--set", "data.validation=0.5", cwd=finished)
+    assert "sise: unknown key" in unknown.stderr
+    assert prune("eval", "out", "--set", "size=3", cwd=finished).stderr.startswith("Error: --set: for a MODEL only")
+
+
 def test_runs_chain_and_recipes_compose_to_the_original_class(finished: Path) -> None:
     import prunecore
 

@@ -453,6 +453,9 @@ def test_missing_keys_are_named_with_what_is_expected() -> None:
     assert fault_of({**SHORTEST, "nni_pruning": {}}) == missing
     assert fault_of({**SEARCH, "my_pruning": {"P": "None"}}) == missing.replace("nni", "my")
     assert fault_of({**SHORTEST, "algorithm": "None"}).startswith("algorithm: missing")
+    assert fault_of({**SEARCH, "algorithm": "My_prunning"}).startswith(
+        "unknown algorithm 'my_prunning', did you mean 'my_pruning'?; installed: "
+    )
 
 
 def test_detection_is_refused_with_advice() -> None:

@@ -82,3 +82,16 @@ def test_what_cannot_be_pickled_is_one_line(tmp_path: Path) -> None:
         export_pth(model, IMAGE, tmp_path / "model.pth")
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_whose_file_was_read_twice_is_written_too(tmp_path: Path) -> None:
+    """As that of a run that goes on from another run's network."""
+    code = tmp_path / "twice_net.py"
+    code.write_text(FILE)
+    first, second = (run_named(f"{code}:build", {}) for _ in range(2))
+    assert type(first) is type(second)
+    assert first is not second
+    found = export_pth(first, ExampleInputs((torch.randn(1, 4),)), tmp_path / "model.pth")
+    assert found.notes == ("twice_net.py has to be on the path of whoever loads it",)
+    code.write_text(FILE + "\nCHANGED = True\n")
+    assert type(run_named(f"{code}:build", {})) is not type(first)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from prunecore.errors import ConfigError, TargetError
-from prunecore.planning import plan, reachable, uniform_scores
+from prunecore.planning import plan, reachable, remarks, uniform_scores
 from prunecore.types import (
     Affine,
     ChannelGroup,
@@ -447,3 +447,16 @@ def test_a_step_too_big_for_the_rest_is_made_up_for_by_many_small_ones() -> None
     for name, width in widths.items():
         if width < graph.widths[name]:
             assert macs(graph, {**widths, name: width + 4}) > 0.7 * total
+
+
+def test_remarks_on_a_network_that_was_cut_group_by_group() -> None:
+    graph = chain([4, 32])
+    assert remarks(graph, Target(reduce=0.5), 0.504) == ()
+    assert remarks(graph, Target(reduce=0.5), 0.506) == (
+        "size 0.5060 is above the 0.5000 asked for: the search came no nearer",
+    )
+    assert remarks(graph, Target(reduce=0.5, measure="latency"), 0.515) == ()
+    whole, above = remarks(graph, Target(reduce=0.5, multiple_of=8), 0.501)
+    assert whole.startswith("1 group stays whole (c0): multiple_of 8")
+    assert above == "size 0.5010 is above the 0.5000 asked for: multiples of 8 came no nearer"
+    assert remarks(graph, Target(reduce=0.0), 0.7) == ()

@@ -13,7 +13,8 @@ import torch
 import prunecore
 from prunecore import training
 from prunecore.config.reader import parse
-from prunecore.errors import PrunecoreError
+from prunecore.errors import PrunecoreError, TargetError
+from prunecore.report.tables import certificate_line
 from prunecore.run.pipeline import run
 from tests.run import narrow, test_trials
 from tests.run.kills import journal_of
@@ -128,6 +129,13 @@ def test_what_cannot_be_reached_is_said_with_what_can_before_anything_is_written
     assert [w["after"] for w in result["widths"]] == [8, 8, 8]
 
 
+def test_what_ptflops_cannot_reach_is_said_before_anything_is_written(tmp_path: Path) -> None:
+    text = refused(
+        tmp_path / "run", settings("even", reduce=0.9, options=FAST, target={"multiple_of": 8, "measure": "ptflops"})
+    )
+    assert text.startswith("target.reduce: 0.9 of ptflops is out of reach; at most ")
+
+
 def test_nothing_left_to_cut_is_said_before_anything_is_written(tmp_path: Path) -> None:
     text = refused(tmp_path / "run", settings("even", reduce=0.3, options=FAST, target={"skip": ["body"]}))
     assert text.startswith(
@@ -154,12 +162,56 @@ def test_a_device_that_is_not_there_is_said_with_those_that_are(tmp_path: Path) 
             "netadapt: blocks: not used in exact mode; `--set netadapt.exact=false` is the mode that has them",
         ),
         ({"exact": True, "delta_crop": 0.9, "top_n": 1}, None),
+        (
+            {"exact": True, "delta_crop": 0.9, "decay": 0.5},
+            "netadapt: decay: of the step of a round, and none is given; `--set netadapt.step=0.05` gives one",
+        ),
         (FAST, None),
     ],
 )
 def test_options_of_the_other_mode_are_told_once(tmp_path: Path, options: dict[str, Any], line: str | None) -> None:
     _, listener = carried_out(tmp_path / "run", settings("even", reduce=0.2, options=options))
     assert [t for t in warnings_of(listener) if t.startswith("netadapt")] == ([] if line is None else [line])
+
+
+# ---------------------------------------------------------------- what stood in the way is in the notes
+
+
+def test_a_size_that_the_loop_passes_is_told(tmp_path: Path) -> None:
+    result, _ = carried_out(tmp_path / "run", settings("even", reduce=0.1, options={"exact": True, "delta_crop": 0.4}))
+    assert result["size"] < 0.895
+    assert result["notes"] == [f"size {result['size']:.4f} is below the 0.9000 asked for: the search came no nearer"]
+
+
+def test_where_aligning_passes_the_target_the_note_names_the_target(tmp_path: Path) -> None:
+    given = settings("odd", reduce=0.05, options=FAST, target={"multiple_of": 8, "align_all": True})
+    result, _ = carried_out(tmp_path / "run", given)
+    (note,) = result["notes"]
+    assert note == f"size {result['size']:.4f} is below the 0.9500 asked for: multiples of 8 came no nearer"
+
+
+def test_where_nothing_may_be_aligned_that_is_told_and_no_certificate_is_missed(tmp_path: Path) -> None:
+    target = {"multiple_of": 8, "align_all": True, "skip": ["body"]}
+    result, _ = carried_out(tmp_path / "run", settings("odd", reduce=0.0, options=FAST, target=target))
+    assert result["size"] == 1.0
+    assert result["notes"][-1].startswith("nothing was cut. What limits it: ")
+    assert "skip 'body'" in result["notes"][-1]
+    assert certificate_line(result["certificate"]) == "certificate: none, since nothing was cut"
+
+
+def test_a_control_that_cannot_be_made_takes_no_finished_search_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def propose(*_: Any) -> Any:
+        raise TargetError("out of reach")
+
+    monkeypatch.setattr("prunecore.run.pipeline.propose", propose)
+    given = settings("even", reduce=0.3, options=FAST, control="cut")
+    result, listener = carried_out(tmp_path / "run", given)
+    assert result["control"] is None
+    assert result["notes"][-1] == "no random control was made: out of reach"
+    assert "no random control was made: out of reach" in warnings_of(listener)
+    assert (tmp_path / "run" / "model.safetensors").is_file()
 
 
 # ---------------------------------------------------------------- few data
@@ -203,8 +255,20 @@ def test_of_steps_on_the_way_only_what_they_come_to_is_measured(tmp_path: Path) 
     *on_the_way, last = [stages for name, stages in measured.items() if name.startswith("candidate-")]
     assert len(on_the_way) >= 2
     assert {tuple(stages) for stages in on_the_way} == {("after", "search")}
-    assert last == ["after_cut", "after_repair", "search"]  # no epoch of training, so no score after it
-    assert result["metric"]["after"] == result["metric"]["after_repair"]
+    assert last == ["after", "search"]  # the last fine-tune cuts nothing: there is no score after a cut
+    assert result["metric"]["after_cut"] is None
+    assert result["metric"]["after_repair"] is None
+
+
+def test_the_network_before_a_round_is_recalibrated_as_those_that_are_compared_with_it(tmp_path: Path) -> None:
+    result, _ = carried_out(tmp_path / "run", settings("even", reduce=0.3, options=FAST))
+    tried = trials(tmp_path / "run").values()
+    uncut = [t for t in tried if not t["widths"]]
+    assert len(uncut) == len({t["base"] for t in tried}) >= 2
+    assert {t["forward"] for t in tried} == {64 + 32}
+    ledger = result["ledger"]
+    assert (ledger["trials"], ledger["images_forward"]) == (len(tried) - len(uncut), 96 * len(tried))
+    assert ledger["rounds"] == len([n for n in journal_of(tmp_path / "run") if n.endswith("/cut")])
 
 
 # ---------------------------------------------------------------- trials that fail
@@ -213,8 +277,9 @@ def test_of_steps_on_the_way_only_what_they_come_to_is_measured(tmp_path: Path) 
 def test_memory_that_half_the_batch_has_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(narrow.VARIABLE, "memory:1:16")
     given = settings("even", reduce=0.1, options={"exact": True, "delta_crop": 0.4})
-    result, _ = carried_out(tmp_path / "run", given)
+    result, listener = carried_out(tmp_path / "run", given)
     assert {t["halved"] for t in trials(tmp_path / "run").values()} == {True}
+    assert {t["halved"] for t in listener.told("trial")} == {True}
     assert result["ledger"]["trials_failed"] == 0
 
 
@@ -280,3 +345,16 @@ def test_a_metric_that_is_nan_wins_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert "the metric accuracy is nan on 64 images of the search split" in failed[0]["message"]
     assert [w["group"] for w in listener.told("accepted")[0]["widths"]] == ["body.0"]
     assert result["ledger"]["trials_failed"] == 2
+
+
+# ---------------------------------------------------------------- widths are told from input to output
+
+
+def test_widths_are_in_the_order_of_the_network_whatever_was_cut_first(tmp_path: Path) -> None:
+    result, listener = carried_out(tmp_path / "run", settings("even", reduce=0.3, options={**FAST, "blocks": 1}))
+    first = [next(iter(t["widths"])) for t in trials(tmp_path / "run").values() if t["widths"]]
+    assert first[:3] == ["body.0", "body.3", "body.6"]
+    cut_first = [w["group"] for w in listener.told("accepted")[0]["widths"]]
+    groups = [w["group"] for w in result["widths"]]
+    assert cut_first != groups[: len(cut_first)]
+    assert groups == ["body.0", "body.3", "body.6"]

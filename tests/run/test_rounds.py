@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from prunecore.errors import OutOfMemory, PrunecoreError
+from prunecore.errors import OutOfMemory, PrunecoreError, TargetError
 from prunecore.hookspecs import hookimpl
 from prunecore.measure import CostModel, count
 from prunecore.registry import Choice, build_manager
 from prunecore.run.defaults import DefaultSurgery
-from prunecore.run.rounds import Workshop, analyse, bench_of, cut, propose, trace, unprunable_of
-from prunecore.types import Candidate, DependencyGraph, ExampleInputs, Recipe, Target
+from prunecore.run.rounds import Bench, Workshop, analyse, bench_of, cut, propose, trace, uncut, unprunable_of
+from prunecore.run.steps import why_of
+from prunecore.types import Candidate, DependencyGraph, ExampleInputs, Proposal, Recipe, Target
 
 INPUTS = ExampleInputs((torch.zeros(1, 3, 16, 16),))
 CHOICES = [Choice("graph", "labels", {}, "graph"), Choice("algorithm", "l2norm", {}, "algo")]
@@ -130,3 +131,36 @@ def test_block_cuts_of_what_only_a_network_shows_count_from_the_size_that_it_has
     kept = {name: len(index) for name, index in first.kept.items()}
     assert kept == {"0": 9}
     assert first.size == CostModel(bench.graph).cost(kept).macs / bench.original.macs
+
+
+def bench_and_start(reduce: float) -> tuple[Bench, Candidate]:
+    manager = build_manager(CHOICES, defaults=(DefaultSurgery(),))
+    bench = bench_of(manager.hook, network(), INPUTS, Target(reduce), seed=0, task=None)
+    return bench, Candidate(0, network(), Recipe(), bench.original, 1.0)
+
+
+def test_what_is_given_up_on_the_way_leaves_what_may_still_go() -> None:
+    """In a later round; nothing is lost where the first one is refused."""
+    bench, start = bench_and_start(reduce=0.9)
+    analysis = analyse(bench, start, bench.graph, frozen={"0": "failed", "1": "failed"})
+    with pytest.raises(TargetError, match="out of reach"):
+        propose(bench, start, analysis, 0.9)
+    later = propose(bench, dataclasses.replace(start, number=1), analysis, 0.9)
+    assert {name: len(kept) for name, kept in later.kept.items()} == {"2": 1}
+    assert later.notes[-1] == "0.9 of macs is out of reach without 0, 1, given up on the way"
+    assert (later.base, later.reduce) == (1, 0.9)
+
+
+def test_of_a_proposal_that_keeps_everything_its_own_notes_count() -> None:
+    _, start = bench_and_start(reduce=0.5)
+    start = dataclasses.replace(start, notes=("old",))
+    assert uncut(start, Proposal({}, notes=("nothing nearer",))).notes == ("nothing nearer",)
+    assert uncut(start, Proposal({})).notes == ("old",)
+
+
+def test_why_a_step_was_made_names_the_cut_that_failed() -> None:
+    chosen = Proposal({}, why="f.3: accuracy 0.75")
+    assert why_of(chosen, ()) == "f.3: accuracy 0.75"
+    assert why_of(chosen, {"f.3"}) == (
+        "planned by the criterion, since the certificate of a cut of f.3 failed; chosen was: f.3: accuracy 0.75"
+    )

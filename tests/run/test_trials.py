@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,9 +15,10 @@ from safetensors.torch import load_file
 
 from prunecore import Candidate, Proposal, hookimpl
 from prunecore.config.reader import parse
-from prunecore.errors import PluginError, StalledError
+from prunecore.errors import ModelError, PluginError, StalledError
 from prunecore.execution import ExecutionSettings, InProcessExecutor, Job, Limits, LocalExecutor, Outcome, Setup
 from prunecore.run import trials as trials_module
+from prunecore.run.defaults import DefaultSurgery
 from prunecore.run.pipeline import run
 from tests.run import mischief, search_plugin
 from tests.run.kills import journal_of, plain
@@ -304,33 +306,68 @@ def test_a_trial_whose_data_stalled_is_tried_again_with_the_same_end(
     assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "b")
 
 
-def test_a_trial_that_cannot_be_cut_has_failed(tmp_path: Path) -> None:
-    class OutOfOrder(Listener):
-        @hookimpl(wrapper=True)
-        def prune_search(self, problem: Any) -> Any:
-            search = yield
+def test_a_trial_that_cannot_be_cut_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Blunt(DefaultSurgery):
+        """Every fourth cut fails, from the second on."""
 
-            def turned() -> Any:
-                asked = next(search)
-                while True:
-                    broken = [
-                        dataclasses.replace(p, kept={g: i[::-1] for g, i in p.kept.items()})
-                        if i == 1 and p.trial
-                        else p
-                        for i, p in enumerate(asked)
-                    ]
-                    made = yield broken
-                    try:
-                        asked = search.send(made)
-                    except StopIteration as stop:
-                        return stop.value
+        def __init__(self) -> None:
+            self._cuts = itertools.count()
 
-            return turned()
+        @hookimpl(trylast=True)
+        def prune_resize(self, model: Any, graph: Any, proposal: Any) -> Any:
+            if next(self._cuts) % 4 == 1:
+                raise ModelError("cannot be cut")
+            return super().prune_resize(model, graph, proposal)
 
-    run(parse(QUICK), tmp_path / "run", listeners=(OutOfOrder(),))
+    monkeypatch.setattr("prunecore.run.trials.DefaultSurgery", Blunt)
+    run(parse(QUICK), tmp_path / "run")
     found = trials(tmp_path / "run")
     assert ["score" in t for t in found.values()] == [True, False, True, True] * 2
-    assert "kept channels must ascend within 0" in found["value trial-2"]["message"]
+    assert found["value trial-2"]["message"] == "ModelError: cannot be cut"
+
+
+class Asks:
+    """A search that proposes one thing, of a network whose first block has 8 channels."""
+
+    def __init__(self, **proposal: Any) -> None:
+        self._proposal = proposal
+
+    @hookimpl(tryfirst=True)
+    def prune_search(self, problem: Any) -> Any:
+        (found,) = yield [Proposal(**self._proposal)]
+        return found
+
+
+@pytest.mark.parametrize("trial", [False, True])
+@pytest.mark.parametrize(
+    ("proposal", "message"),
+    [
+        ({"kept": {"body.1": [0]}}, "the search cuts group 'body.1', did you mean 'body.3'?, which is not there"),
+        (
+            {"kept": {"body.0": [0, 1, 99]}},
+            "the search keeps channels 0, 1, 99 of group 'body.0'; expected at least one, ascending within 0 … 7",
+        ),
+        (
+            {"kept": {"body.0": [2, 1]}},
+            "the search keeps channels 2, 1 of group 'body.0'; expected at least one, ascending within 0 … 7",
+        ),
+        (
+            {"kept": {"body.0": []}},
+            "the search keeps channels none of group 'body.0'; expected at least one, ascending within 0 … 7",
+        ),
+        (
+            {"kept": {"body.0": [1]}, "tune": "trainig"},
+            "the search proposes tune='trainig', did you mean 'training'?; expected None or one of pretraining, training, "
+            "retraining",
+        ),
+    ],
+)
+def test_a_proposal_that_means_nothing_ends_the_run(
+    tmp_path: Path, proposal: dict[str, Any], message: str, trial: bool
+) -> None:
+    with pytest.raises(PluginError) as caught:
+        run(parse(QUICK), tmp_path / "run", listeners=(Asks(**proposal, trial=trial),))
+    assert str(caught.value) == message
 
 
 class Wrong:

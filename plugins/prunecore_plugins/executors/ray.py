@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import importlib.util
 import os
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from prunecore.execution.switches import Switches, current_switches, set_switche
 
 Value = TypeVar("Value")
 _PULSE = "pulse"
+_MISSING = "executor ray needs the package ray: pip install 'prunecore[ray]'"
 _PROBE = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, configure_logging=False); ray.shutdown()"
 
 
@@ -57,6 +59,8 @@ class RayExecutor:
         limits: Limits = Limits()
 
     def __init__(self, options: Options) -> None:
+        if importlib.util.find_spec("ray") is None:
+            raise ConfigError(_MISSING)
         self._options = options
 
     @prunecore.hookimpl
@@ -271,7 +275,7 @@ def _imported() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise ConfigError("executor ray needs the package ray: pip install 'prunecore[ray]'") from error
+        raise ConfigError(_MISSING) from error
     return ray
 
 

@@ -240,3 +240,35 @@ def test_a_failed_trial_drops_its_block_and_all_failed_is_an_error():
     assert world.widths[chosen.number]["a"] == 10
     with pytest.raises(ConfigError, match=r"every trial of a round failed, the first: error: broken"):
         run(World(fails=["a", "b", "c"]), 0.1, exact=True)
+
+
+def test_where_all_of_the_top_n_fail_a_full_round_follows():
+    class Later(World):
+        """Block a can be tried once."""
+
+        def candidate(self, number, widths, *, trial=False):
+            found = super().candidate(number, widths, trial=trial)
+            return dataclasses.replace(found, score=None, notes=("error: broken",)) if widths["a"] < 9 else found
+
+    world = Later()
+    chosen = run(world, 0.1, exact=True, top_n=1)
+    assert [[next(iter(p.kept)) for p in asked] for asked in world.rounds if asked[0].trial][:3] == [
+        ["a", "b", "c"],
+        ["a"],
+        ["a", "b", "c"],
+    ]
+    assert world.widths[chosen.number] == {"a": 9, "b": 8, "c": 10}
+
+
+def test_where_every_cut_lowers_the_loss_the_lowest_is_still_the_cheapest():
+    class Generous(World):
+        """A network that is better with less; the more goes from c the more so."""
+
+        def candidate(self, number, widths, *, trial=False):
+            found = super().candidate(number, widths, trial=trial)
+            return dataclasses.replace(found, score=Score("accuracy", 0.5, 1.0 - found.score.loss, 9))
+
+    world = Generous()
+    run(world, 0.2, step=0.1, blocks=1, balance=0.5)
+    assert [list(p.kept) for p in world.rounds[1]] == [["c"]]
+    assert world.rounds[1][0].why == "the cheapest by the loss that each adds: c (-0.9000)"

@@ -8,11 +8,9 @@ import pytest
 from prunecore_plugins.executors.ray import RayExecutor
 
 from prunecore.errors import ConfigError
-from tests.execution import jobs
 
 
-def test_the_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_package_that_is_missing_is_named_before_anything_else_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    executor = RayExecutor(RayExecutor.Options(workers=1)).prune_executor()
     with pytest.raises(ConfigError, match=r"executor ray needs the package ray: pip install 'prunecore\[ray\]'"):
-        executor.open(jobs.PLAIN)
+        RayExecutor(RayExecutor.Options(workers=1))

@@ -51,6 +51,8 @@ class NetAdapt:
         def unused(self) -> str | None:
             """Which of the options that were given this mode does not have, and which mode has them."""
             mode, foreign, other = ("exact", _OF_FAST, "false") if self.exact else ("fast", _OF_EXACT, "true")
+            if self.exact and self.step is None and "decay" in self.model_fields_set:
+                return "decay: of the step of a round, and none is given; `--set netadapt.step=0.05` gives one"
             given = [name for name in type(self).model_fields if name in foreign & self.model_fields_set]
             if not given:
                 return None

@@ -21,7 +21,9 @@ def first_cuts(problem: Problem, options: NetAdapt.Options) -> Steps:
     """All widths aligned, where that is asked for."""
     base = problem.start
     if problem.target.align_all:
-        (base,) = yield [replace(problem.plan(base, 0.0), tune=tune_of(problem, options))]
+        aligned = problem.plan(base, 0.0)
+        notes = () if problem.target.reduce else aligned.notes  # what they say of the size is of a target of 0
+        (base,) = yield [replace(aligned, tune=tune_of(problem, options), notes=notes)]
     return base
 
 

@@ -26,8 +26,8 @@ def exact_search(problem: Problem, options: NetAdapt.Options) -> Steps:
         if not cuts:
             break
         some = tuple(c for c in cuts if c.block in best)
-        tried, found = yield from _round(base, some or cuts)
-        if some and -better(found[0])[0] < next_best:  # they do worse than the next: a full round
+        tried, found = yield from _round(base, some or cuts, may_fail=bool(some))
+        if some and (not found or -better(found[0])[0] < next_best):  # they do worse than the next: a full round
             tried, found = yield from _round(base, cuts)
             some = ()
         if options.top_n is not None and not some:
@@ -42,9 +42,10 @@ def exact_search(problem: Problem, options: NetAdapt.Options) -> Steps:
 
 
 def _round(
-    base: Candidate, cuts: tuple[BlockCut, ...]
+    base: Candidate, cuts: tuple[BlockCut, ...], *, may_fail: bool = False
 ) -> Generator[Sequence[Proposal], Sequence[Candidate], tuple[dict[int, BlockCut], list[Candidate]]]:
-    """Every cut tried; by number, and the candidates, best first."""
+    """Every cut tried; by number, and the candidates that have a score, best first: at least one, unless all `may_fail`."""
     candidates = yield [Proposal(c.kept, base.number, tune="retraining", trial=True) for c in cuts]
     numbered = {c.number: cut for c, cut in zip(candidates, cuts, strict=True)}
-    return numbered, sorted(survivors(candidates, "a round"), key=better)
+    scored = [c for c in candidates if c.score is not None] if may_fail else survivors(candidates, "a round")
+    return numbered, sorted(scored, key=better)

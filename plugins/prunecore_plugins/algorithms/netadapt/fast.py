@@ -68,21 +68,23 @@ def _priced(
     """Every cut by its price, the cheapest first; without those whose trials failed.
 
     Price: the loss that the cut adds, as if it saved a whole share, times the odds of the block, gone : left, to the power `balance`.
+    Added to the network before, recalibrated by the same images; to the best trial, where that is better still: a price is positive.
     """
     trial: dict[str, Any] = {"tune": None, "trial": True, "images": options.images, "calibration": options.calibration}
     whole, *tried = yield [Proposal(kept, base.number, **trial) for kept in ({}, *(c.kept for c in cuts))]
     (before,) = survivors([whole], "the network before the round")
     survivors(tried, "a round")
-    start = before.score.loss if before.score is not None else 0.0
+    losses = [c.score.loss for c in (before, *tried) if c.score is not None]
+    start, lowest = losses[0], min(losses)
     loaded = {w.group: w.before for w in base.recipe.widths}
     found = []
     for cut, candidate in zip(cuts, tried, strict=True):
         if candidate.score is None:
             continue
-        added = candidate.score.loss - start
+        dearer = max(candidate.score.loss - lowest, _LEAST)
         gone = loaded.get(cut.block, cut.before) - cut.after
-        price = max(added, _LEAST) * max(1.0, share / (base.size - cut.size)) * (gone / cut.after) ** options.balance
-        found.append(Priced(cut, added, price))
+        price = dearer * max(1.0, share / (base.size - cut.size)) * (gone / cut.after) ** options.balance
+        found.append(Priced(cut, candidate.score.loss - start, price))
     return sorted(found, key=lambda p: p.price)
 
 

@@ -426,13 +426,14 @@ class Score:
 class Candidate:
     """A proposal applied, repaired, tuned as asked, measured on the search split.
 
-    number: 0 is the network as loaded. network: None for trials, which are measured and thrown away. recipe: relative to the
+    number: 0 is the network as loaded. network: itself, or what reads it from the disk (`model` is it either way); None for
+    trials, which are measured and thrown away. recipe: relative to the
     network as loaded (empty for a trial). size: what is left of the target's measure. score: None where a trial failed; `notes` say why.
     facts: what a trial took (`forward`, `backward`: images; `seconds`), or the `latency` that a step measured.
     """
 
     number: int
-    network: nn.Module | None
+    network: nn.Module | Callable[[], nn.Module] | None
     recipe: Recipe
     cost: Cost
     size: float
@@ -445,8 +446,10 @@ class Candidate:
     @property
     def model(self) -> nn.Module:
         """The network. Raises PluginError for a trial."""
+        from torch import nn
+
         if self.network is None:
             raise PluginError(
                 f"candidate {self.number} was a trial and has no network; propose it again with trial=False"
             )
-        return self.network
+        return self.network if isinstance(self.network, nn.Module) else self.network()

@@ -95,11 +95,12 @@ class Candidates:
 
     def accept(self, candidate: Candidate) -> None:
         """Tell, once, of a candidate that others are cut from, or that was chosen."""
+        if candidate.number in self._told and candidate.network is not None:
+            return
         model = candidate.model  # raises for a trial
-        if candidate.number not in self._told:
-            self._told.add(candidate.number)
-            base = self.workshop.candidate(self._parents[candidate.number])
-            self._it.emit(accepted(base, candidate) | {"model": model, "directory": str(self._it.stages.directory)})
+        self._told.add(candidate.number)
+        base = self.workshop.candidate(self._parents[candidate.number])
+        self._it.emit(accepted(base, candidate) | {"model": model, "directory": str(self._it.stages.directory)})
 
     def _step(self, number: int, proposal: Proposal) -> Candidate:
         base = self._base_of(proposal)

@@ -201,10 +201,11 @@ def with_latency(it: Run) -> Run:
 
 def baseline(it: Run) -> Candidate:
     """The network as loaded, trained first where the configuration asks for it, with its cost and metric."""
-    model = it.stages.run("loaded", lambda: Snapshot(it.loaded.model)).model
+    kept = it.stages.run("loaded", lambda: Snapshot(it.loaded.model))
     if it.config.pretraining is not None:
         it.emit({"event": "stage", "name": "pretraining"})
-        model = it.stages.run("pretraining", lambda: Snapshot(fine_tune(it, model, "pretraining", "pretraining"))).model
+        loaded = kept
+        kept = it.stages.run("pretraining", lambda: Snapshot(fine_tune(it, loaded.model, "pretraining", "pretraining")))
     elif not it.loaded.pretrained:
         it.emit(
             {
@@ -212,9 +213,9 @@ def baseline(it: Run) -> Candidate:
                 "text": "the network has random weights: pruning holds quality, it does not make it; give --weights or set pretraining",
             }
         )
-    before = score(it, "before", model, it.task.validation)
+    before = score(it, "before", kept, it.task.validation)
     stages = dict.fromkeys(("before", "after_cut", "after_repair", "after"), before)
-    return Candidate(0, model, Recipe(), it.bench.original, 1.0, stages=stages)
+    return Candidate(0, kept.model, Recipe(), it.bench.original, 1.0, stages=stages)
 
 
 def tell_estimate(it: Run, start: Candidate, rounds: int) -> None:

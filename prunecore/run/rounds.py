@@ -14,6 +14,7 @@ from prunecore.planning import BlockCut, Plan, block_cuts, plan, plan_measured, 
 from prunecore.planning.limits import computed
 from prunecore.planning.measured import require_measured
 from prunecore.planning.planner import LATENCY_TOLERANCE
+from prunecore.run.stages import Kept
 from prunecore.scoring import score_all
 from prunecore.surgery import certify, compose, copy_model
 from prunecore.training import resolve_device
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 4
 MEASURED = ("ptflops", "latency")  # what only a network itself shows
+_HELD = 2  # candidates beside the network as loaded
 _IN_DOUBT = 0.1  # of the size: ptflops counts otherwise than MACs, which stand in for it
 _CUT_FAULTS = (ModelError, RuntimeError, ValueError, TypeError, IndexError, AttributeError)
 
@@ -388,7 +390,17 @@ class Workshop:
         self._candidates[candidate.number] = candidate
         self.given_up.update(frozen)
         self._frozen[candidate.number] = dict(self.given_up)
+        self._let_go()
         return candidate
+
+    def _let_go(self) -> None:
+        """Of hundreds of candidates the memory holds the last few; what is asked of another is read and found again."""
+        for number in [*self._candidates][1:-_HELD]:
+            self._analyses.pop(number, None)
+            self._graphs.pop(number, None)
+            network = self._candidates[number].network
+            if isinstance(network, Kept):
+                network.let_go()
 
 
 def apply(candidate: Candidate, made: Cut) -> Recipe:

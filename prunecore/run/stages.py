@@ -36,6 +36,30 @@ class Snapshot:
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Kept:
+    """What a stage left, as it stands on the disk: `recipe` and `data` as of its snapshot; `model` is read when it is asked for."""
+
+    def __init__(self, recipe: Recipe, data: Mapping[str, Any], read: Callable[[], nn.Module]) -> None:
+        self.recipe = recipe
+        self.data = data
+        self._read = read
+        self._model: nn.Module | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The network, the same object until it is let go."""
+        if self._model is None:
+            self._model = self._read()
+        return self._model
+
+    def __call__(self) -> nn.Module:
+        return self.model
+
+    def let_go(self) -> None:
+        """Hold no network; who asks for it again has it read again."""
+        self._model = None
+
+
 class Stages:
     """Runs stages by name and keeps what they leave in `directory`, which need not exist before the first one."""
 
@@ -69,13 +93,13 @@ class Stages:
         """How long the run has taken, interruptions left out."""
         return self._before + time.monotonic() - self._started
 
-    def run(self, name: str, compute: Callable[[], Snapshot]) -> Snapshot:
+    def run(self, name: str, compute: Callable[[], Snapshot]) -> Kept:
         """The recorded result of stage `name`, or that of `compute`, recorded."""
         record: Mapping[str, Any] | None = self.journal.find("stage", name)
         if record is None:
             began = time.monotonic()
             snapshot = compute()
-            checkpoint = f"checkpoints/{_slug(name)}.safetensors"
+            checkpoint = _checkpoint(name)
             if self._world.first:
                 write_weights(self.directory / checkpoint, snapshot.model)
             record = self._recorded(
@@ -88,10 +112,24 @@ class Stages:
             )
             self.drop_scratch()
         # read back also when it was computed just now: what follows sees the same network whether or not the run was cut off
-        recipe = recipe_from_dict(record["recipe"])
-        model = self._rebuild(recipe)
-        model.load_state_dict(read_weights(self.directory / record["checkpoint"]))
-        return Snapshot(model, recipe, record["data"])
+        recipe, place = recipe_from_dict(record["recipe"]), self.directory / record["checkpoint"]
+
+        def read() -> nn.Module:
+            model = self._rebuild(recipe)
+            model.load_state_dict(read_weights(place))
+            return model
+
+        return Kept(recipe, record["data"], read)
+
+    def drop(self, *names: str) -> None:
+        """Remove the weights that these stages left: nothing that comes needs them, also where the run is cut off and goes on.
+
+        A search of hundreds of steps would fill the disk.
+        """
+        self._world.meet()  # the others may still have to read them
+        if self._world.first:
+            for name in names:
+                (self.directory / _checkpoint(name)).unlink(missing_ok=True)
 
     def drop_scratch(self) -> None:
         """Remove what stages that are recorded by now have left of their inside; also where a kill came before that."""
@@ -118,6 +156,10 @@ class Stages:
         found: Mapping[str, Any] = self._world.agreed(self.journal.find(event, name))
         self.journal.replace(found)
         return found
+
+
+def _checkpoint(name: str) -> str:
+    return f"checkpoints/{_slug(name)}.safetensors"
 
 
 def scratch_file(directory: Path, name: str) -> Path:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from prunecore.errors import listing
 from prunecore.run.context import Run
 from prunecore.run.rounds import Analysis, apply, cut, uncut
-from prunecore.run.stages import Snapshot
+from prunecore.run.stages import Kept, Snapshot
 from prunecore.surgery import apply_recipe, compensate, recipe_from_dict, recipe_to_dict
 from prunecore.training import as_example, batches, derive_seed, evaluate, recalibrate, seeded
 from prunecore.types import Candidate, Certificate, Cost, Phase, Proposal, Recipe, Score
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 Taught = tuple["nn.Module", Recipe]
 
 
-def score(it: Run, name: str, model: nn.Module, data: Any) -> Score:
+def score(it: Run, name: str, subject: Kept, data: Any) -> Score:
     """Evaluate once; the record is read back on resume."""
     found = it.stages.value(
         name,
-        lambda: dataclasses.asdict(evaluate(model, data, it.task, it.config.evaluation, device=it.config.device)),
+        lambda: dataclasses.asdict(
+            evaluate(subject.model, data, it.task, it.config.evaluation, device=it.config.device)
+        ),
     )
     it.emit({"event": "score", "stage": name, **found})
     return Score(**found)
@@ -63,7 +65,7 @@ def round_of(
     if not proposal.kept:  # of the last cut, where they were measured
         stages |= {name: base.stages[name] for name in ("after_cut", "after_repair") if name in base.stages}
     elif not on_the_way:
-        stages["after_cut"] = score(it, f"{name}/after_cut", pure.model, it.task.validation)
+        stages["after_cut"] = score(it, f"{name}/after_cut", pure, it.task.validation)
 
     def compute_repair() -> Snapshot:
         origin: nn.Module | None = it.hook.prune_rewind(start=start.model)
@@ -74,7 +76,7 @@ def round_of(
         mended = compensated(it, base.model, pure.model, recipe_from_dict(pure.data["step"]), name)
         return Snapshot(repair(it, mended, name), pure.recipe)
 
-    repaired = it.stages.run(f"{name}/repair", compute_repair).model
+    repaired = it.stages.run(f"{name}/repair", compute_repair)
     if proposal.kept and not on_the_way:
         stages["after_repair"] = score(it, f"{name}/after_repair", repaired, it.task.validation)
 
@@ -82,8 +84,8 @@ def round_of(
     if phase is not None and tunes:
         it.emit({"event": "stage", "name": "fine-tune"})
         tuned = it.stages.run(
-            f"{name}/fine-tune", lambda: Snapshot(fine_tune(it, repaired, phase, name, taught), pure.recipe)
-        ).model
+            f"{name}/fine-tune", lambda: Snapshot(fine_tune(it, repaired.model, phase, name, taught), pure.recipe)
+        )
         stages["after"] = score(it, f"{name}/after", tuned, it.task.validation)
     elif proposal.kept:
         stages["after"] = stages["after_repair"]
@@ -92,6 +94,7 @@ def round_of(
     chooses = score(it, f"{name}/search", tuned, it.search_data)
     notes = tuple(pure.data["notes"])
     facts = {key: pure.data[key] for key in ("latency",) if key in pure.data}
+    it.stages.drop(f"{name}/cut", *([f"{name}/repair"] if tuned is not repaired else []))
     candidate = Candidate(0, tuned, pure.recipe, cost, size, chooses, certificate, stages, notes, facts)
     frozen: Mapping[str, str] = pure.data["frozen"]
     return candidate, frozen

@@ -16,6 +16,7 @@ from prunecore.config.reader import parse
 from prunecore.errors import PrunecoreError, TargetError
 from prunecore.report.tables import certificate_line
 from prunecore.run.pipeline import run
+from prunecore.run.rounds import Workshop
 from tests.run import narrow, test_trials
 from tests.run.kills import journal_of
 
@@ -269,6 +270,30 @@ def test_the_network_before_a_round_is_recalibrated_as_those_that_are_compared_w
     ledger = result["ledger"]
     assert (ledger["trials"], ledger["images_forward"]) == (len(tried) - len(uncut), 96 * len(tried))
     assert ledger["rounds"] == len([n for n in journal_of(tmp_path / "run") if n.endswith("/cut")])
+
+
+def test_of_many_steps_the_last_networks_are_held_and_one_file_each_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Workshop] = []
+
+    class Watched(Workshop):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(self)
+
+    monkeypatch.setattr("prunecore.run.candidates.Workshop", Watched)
+    carried_out(tmp_path / "run", settings("even", reduce=0.5, options=FAST))
+    workshop = made[0]
+    last = workshop.candidates - 1
+    steps = [int(n.split("-")[1].partition("/")[0]) for n in journal_of(tmp_path / "run") if n.endswith("/cut")]
+    assert len(steps) == last >= 4
+    held = [n for n in steps if workshop.candidate(n).network._model is not None]
+    assert held == steps[-2:]
+    names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    ends = [f"candidate-{n}-fine-tune.safetensors" for n in steps[:-1]] + [f"candidate-{steps[-1]}-repair.safetensors"]
+    assert names == {"loaded.safetensors", *ends}
+    assert widths_of(workshop.candidate(steps[0]).model)[0] <= 16  # read again
 
 
 # ---------------------------------------------------------------- trials that fail

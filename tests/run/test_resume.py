@@ -121,10 +121,25 @@ def test_a_checkpoint_that_is_gone_or_damaged_is_one_line(tmp_path: Path) -> Non
     path = tmp_path / "checkpoints" / "a.safetensors"
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(RunDirectoryError, match=r"a\.safetensors: cannot be read: "):
-        Stages(tmp_path, lambda recipe: nn.Linear(2, 2)).run("a", lambda: Snapshot(linear()))
+        _ = Stages(tmp_path, lambda recipe: nn.Linear(2, 2)).run("a", lambda: Snapshot(linear())).model
     path.unlink()
     with pytest.raises(RunDirectoryError, match=r"a\.safetensors: cannot be read: "):
-        Stages(tmp_path, lambda recipe: nn.Linear(2, 2)).run("a", lambda: Snapshot(linear()))
+        _ = Stages(tmp_path, lambda recipe: nn.Linear(2, 2)).run("a", lambda: Snapshot(linear())).model
+
+
+def test_a_network_is_read_when_it_is_asked_for_and_again_when_it_was_let_go(tmp_path: Path) -> None:
+    stages = Stages(tmp_path, lambda recipe: nn.Linear(2, 2))
+    kept = stages.run("a", lambda: Snapshot(linear(), data={"n": 1}))
+    first = kept.model
+    assert kept() is kept.model is first
+    kept.let_go()
+    assert kept.model is not first
+    assert torch.equal(kept.model.weight, first.weight)
+    stages.drop("a")
+    again = Stages(tmp_path, lambda recipe: nn.Linear(2, 2)).run("a", lambda: Snapshot(linear()))
+    assert again.data == {"n": 1}
+    with pytest.raises(RunDirectoryError, match=r"a\.safetensors: cannot be read: "):
+        _ = again.model
 
 
 def test_time_goes_on_where_it_was_recorded(tmp_path: Path) -> None:

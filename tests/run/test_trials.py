@@ -203,10 +203,11 @@ def test_a_plugin_that_fine_tunes_does_so_in_trials_too(tmp_path: Path) -> None:
     first_round = [(a, b["score"]["loss"]) for a, b in zip(losses[:4], list(others.values())[:4], strict=True)]
     assert [a == b for a, b in first_round] == [True, False, True, False]  # those that are not tuned are the same
     # the step of each round is trained by it as well
-    before = tensors_of(tmp_path / "run", "candidate-5-repair")
+    before = tensors_of(tmp_path / "run", "loaded")
     after = tensors_of(tmp_path / "run", "candidate-5-fine-tune")
     assert torch.equal(after["head.bias"], before["head.bias"] + 0.5)
-    assert torch.equal(after["head.weight"], before["head.weight"])
+    columns = {tuple(column) for column in before["head.weight"].T.tolist()}
+    assert {tuple(column) for column in after["head.weight"].T.tolist()} <= columns
 
 
 def tensors_of(out: Path, checkpoint: str) -> dict[str, torch.Tensor]:

@@ -272,3 +272,30 @@ def test_where_every_cut_lowers_the_loss_the_lowest_is_still_the_cheapest():
     run(world, 0.2, step=0.1, blocks=1, balance=0.5)
     assert [list(p.kept) for p in world.rounds[1]] == [["c"]]
     assert world.rounds[1][0].why == "the cheapest by the loss that each adds: c (-0.9000)"
+
+
+@pytest.mark.parametrize("lost", [None, float("nan")])
+def test_a_trial_without_a_loss_is_not_chosen_also_where_it_is_that_of_the_whole_network(lost):
+    class Broken(World):
+        """Of the first round, the trial of the whole network and that of block a have no loss."""
+
+        def candidate(self, number, widths, *, trial=False):
+            found = super().candidate(number, widths, trial=trial)
+            if not trial or number > 2:
+                return found
+            score = None if lost is None else dataclasses.replace(found.score, loss=lost)
+            return dataclasses.replace(found, score=score)
+
+    world = Broken()
+    run(world, 0.2, step=0.1, blocks=1, balance=0.0)
+    assert [list(p.kept) for p in world.rounds[1]] == [["b"]]
+
+
+def test_where_no_trial_has_a_finite_loss_that_is_one_line():
+    class Lost(World):
+        def candidate(self, number, widths, *, trial=False):
+            found = super().candidate(number, widths, trial=trial)
+            return dataclasses.replace(found, score=Score("accuracy", 0.1, float("nan"), 9))
+
+    with pytest.raises(ConfigError, match=r"^netadapt: no trial of a round has a finite loss: check the weights"):
+        run(Lost(), 0.2, step=0.1)

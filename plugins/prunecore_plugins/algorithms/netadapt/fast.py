@@ -6,11 +6,12 @@ dearer than they look, was measured: docs/measurements.md#netadapt.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from prunecore import Candidate, Problem, Proposal
+from prunecore import Candidate, ConfigError, Problem, Proposal
 
 from .common import Steps, first_cuts, last_training, reached, survivors, tune_of
 
@@ -72,20 +73,28 @@ def _priced(
     """
     trial: dict[str, Any] = {"tune": None, "trial": True, "images": options.images, "calibration": options.calibration}
     whole, *tried = yield [Proposal(kept, base.number, **trial) for kept in ({}, *(c.kept for c in cuts))]
-    (before,) = survivors([whole], "the network before the round")
     survivors(tried, "a round")
-    losses = [c.score.loss for c in (before, *tried) if c.score is not None]
-    start, lowest = losses[0], min(losses)
+    losses = [loss for c in (whole, *tried) if (loss := _loss_of(c)) is not None]
+    if not losses:
+        raise ConfigError("netadapt: no trial of a round has a finite loss: check the weights, or lower retraining.lr")
+    start, lowest = losses[0], min(losses)  # where the trial of the whole network failed, the others still compare
     loaded = {w.group: w.before for w in base.recipe.widths}
     found = []
     for cut, candidate in zip(cuts, tried, strict=True):
-        if candidate.score is None:
+        loss = _loss_of(candidate)
+        if loss is None:
             continue
-        dearer = max(candidate.score.loss - lowest, _LEAST)
+        dearer = max(loss - lowest, _LEAST)
         gone = loaded.get(cut.block, cut.before) - cut.after
         price = dearer * max(1.0, share / (base.size - cut.size)) * (gone / cut.after) ** options.balance
-        found.append(Priced(cut, candidate.score.loss - start, price))
+        found.append(Priced(cut, loss - start, price))
     return sorted(found, key=lambda p: p.price)
+
+
+def _loss_of(candidate: Candidate) -> float | None:
+    """None where the trial failed, or its loss is not a number that could be compared."""
+    loss = None if candidate.score is None else candidate.score.loss
+    return loss if loss is not None and math.isfinite(loss) else None
 
 
 def _together(base: Candidate, priced: Sequence[Priced], left: float, most: int) -> list[Priced]:

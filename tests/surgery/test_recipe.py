@@ -61,6 +61,7 @@ def _mutations(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 _PLACES = _mutations(recipe_to_dict(_recipe()))
 
 
+@settings(deadline=None)
 @given(
     place=st.sampled_from(_PLACES), value=st.one_of(st.integers(-3, 9), st.text(max_size=3), st.none(), st.booleans())
 )

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunecore.errors import ConfigError, DataError
@@ -66,6 +66,7 @@ def test_stratified_gives_what_is_left_over_to_the_largest_remainder_then_the_lo
     assert np.bincount(labels[stratified(labels.tolist(), 4, seed=0)], minlength=10)[[3, 7, 9]].tolist() == [2, 1, 1]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-2, 5), min_size=1, max_size=60), st.data())
 def test_stratified_always_chooses_as_many_as_asked(labels, data):
     count = data.draw(st.integers(0, len(labels)))

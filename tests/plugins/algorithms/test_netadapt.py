@@ -299,3 +299,22 @@ def test_where_no_trial_has_a_finite_loss_that_is_one_line():
 
     with pytest.raises(ConfigError, match=r"^netadapt: no trial of a round has a finite loss: check the weights"):
         run(Lost(), 0.2, step=0.1)
+
+
+def test_where_every_cut_passes_the_target_those_that_pass_it_least_are_tried():
+    class Coarse(World):
+        """A cut of block c takes three channels, the others four."""
+
+        def block_cuts(self, candidate, delta, saving):
+            widths = self.widths[candidate.number]
+            gone = {n: 3 if n == "c" else 4 for n in widths}
+            return tuple(
+                BlockCut(n, {n: np.arange(widths[n] - k)}, widths[n], widths[n] - k, candidate.size - k / 30)
+                for n, k in gone.items()
+                if widths[n] > k
+            )
+
+    world = Coarse()
+    chosen = run(world, 0.05, exact=True)
+    assert [list(p.kept) for p in world.rounds[0]] == [["c"]]  # though a would cost less
+    assert world.widths[chosen.number] == {"a": 10, "b": 10, "c": 7}

@@ -58,10 +58,11 @@ def reached(problem: Problem, candidate: Candidate) -> bool:
 
 
 def closing(problem: Problem, cuts: Sequence[BlockCut]) -> tuple[BlockCut, ...]:
-    """The cuts that do not pass the target by more than may be; all of them where none does."""
+    """The cuts that do not pass the target by more than may be; where all do, those that pass it least."""
     goal = 1.0 - problem.target.reduce
     close = tuple(c for c in cuts if c.size >= goal - TOLERANCE)
-    return close or tuple(cuts)
+    nearest = max((c.size for c in cuts), default=goal)
+    return close or tuple(c for c in cuts if c.size >= nearest - TOLERANCE)
 
 
 def better(candidate: Candidate) -> tuple[float, float, int]:

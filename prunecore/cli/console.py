@@ -72,7 +72,8 @@ class Console:
         self._line(f"about {total}: rounds: {event['rounds']}, epochs in each: {event['epochs']}, an epoch: {epoch}")
 
     def _on_round(self, event: Mapping[str, Any]) -> None:
-        self._line(f"cut {event['reduce']:.1%} …")
+        if event.get("cuts", True):  # what only trains says so itself
+            self._line(f"cut {event['reduce']:.1%} …" if event["reduce"] else "align widths …")
 
     def _on_progress(self, event: Mapping[str, Any]) -> None:
         rounds, size = event["rounds"], f", size {event['size']:.4f} on the way to {event['goal']:.4f}"

@@ -43,7 +43,7 @@ def round_of(
     Also the groups that had to be frozen, with the reason. `name` names the stages and seeds them. A proposal that keeps
     everything is trained only. start: the network that the run began to cut; it teaches, where the run distils.
     """
-    it.emit({"event": "round", "name": name, "reduce": proposal.reduce})
+    it.emit({"event": "round", "name": name, "reduce": proposal.reduce, "cuts": bool(proposal.kept)})
 
     def compute_cut() -> Snapshot:
         made = cut(it.bench, base, analysis(), proposal) if proposal.kept else uncut(base, proposal)

@@ -87,3 +87,19 @@ def test_rounds_of_a_schedule_that_goes_on(tmp_path: Path) -> None:
     assert (first["round"], first["rounds"], second["round"]) == (3, 4, 4)
     found = [first[name] for name in ("low", "seconds", "high")]
     assert found == pytest.approx([6000, 8000, 10000], abs=60)  # two rounds of 3000, 4000 or 5000 s
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        ({"reduce": 0.5, "cuts": True}, "cut 50.0% …\n"),
+        ({"reduce": 0.0, "cuts": True}, "align widths …\n"),
+        ({"reduce": 0.5, "cuts": False}, ""),
+    ],
+)
+def test_what_a_round_cuts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], event: Mapping[str, Any], line: str
+) -> None:
+    with Console(tmp_path) as console:
+        console.prune_event({"event": "round", "name": "candidate-1", **event})
+    assert capsys.readouterr().out == line

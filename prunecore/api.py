@@ -17,9 +17,10 @@ from prunecore.run.admission import admit
 from prunecore.run.defaults import DefaultSurgery
 from prunecore.run.latency import described, with_tables
 from prunecore.run.loading import check_forward, load_model
-from prunecore.run.rounds import Workshop, apply, bench_of, cut, unprunable_of
+from prunecore.run.rounds import apply, bench_of, cut, unprunable_of
 from prunecore.run.rounds import trace as trace_by
 from prunecore.run.search import DefaultSearch, Problem, check_schedule, drive
+from prunecore.run.workshop import Workshop
 from prunecore.surgery import apply_recipe, copy_model, load_recipe
 from prunecore.types import (
     Candidate,

@@ -427,8 +427,8 @@ class Candidate:
     """A proposal applied, repaired, tuned as asked, measured on the search split.
 
     number: 0 is the network as loaded. network: itself, or what reads it from the disk (`model` is it either way); None for
-    trials, which are measured and thrown away. recipe: relative to the
-    network as loaded (empty for a trial). size: what is left of the target's measure. score: None where a trial failed; `notes` say why.
+    trials, which are measured and thrown away. recipe: relative to the network as loaded (empty for a trial). size: what is left
+    of the target's measure. score: None where a trial failed; `notes` say why.
     facts: what a trial took (`forward`, `backward`: images; `seconds`), or the `latency` that a step measured.
     """
 

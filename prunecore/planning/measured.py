@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunecore.errors import TargetError
 from prunecore.planning.limits import computed
-from prunecore.planning.planner import LATENCY_TOLERANCE, TOLERANCE, Plan, Reach, plan, reachable
+from prunecore.planning.planner import Plan, Reach, fits, margins, plan, plan_least, reachable
 from prunecore.planning.ranking import uniform_scores
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ def plan_measured(
     reduce = min(target.reduce, last)
     while len(tried) < most:
         tried[reduce] = attempt(reduce)
-        if _fits(tried[reduce].size, target):
+        if fits(tried[reduce].size, target):
             break
-        if reduce >= last and tried[reduce].size > wanted + _margins(target)[1]:
+        if reduce >= last and tried[reduce].size > wanted + margins(target)[1]:
             raise _out_of_reach(target, tried[reduce].size, reach)
         following = _next({r: p.size for r, p in tried.items()}, wanted, reach.largest, last)
         if following in tried:
@@ -70,11 +70,9 @@ def plan_measured(
 def require_measured(graph: DependencyGraph, target: Target, cost_of: Callable[[Proposal], float]) -> None:
     """TargetError where even the smallest network in reach measures larger than asked for: what `plan_measured` would say."""
     inner = dataclasses.replace(target, measure=computed(graph, target.measure))
-    reach = reachable(graph, inner)
-    least = dataclasses.replace(inner, reduce=max(0.0, 1.0 - reach.smallest))
-    size = cost_of(plan(graph, uniform_scores(graph.groups), least).proposal)
-    if size > 1.0 - target.reduce + _margins(target)[1]:
-        raise _out_of_reach(target, size, reach)
+    size = cost_of(plan_least(graph, uniform_scores(graph.groups), inner).proposal)
+    if size > 1.0 - target.reduce + margins(target)[1]:
+        raise _out_of_reach(target, size, reachable(graph, inner))
 
 
 def _out_of_reach(target: Target, size: float, reach: Reach) -> TargetError:
@@ -82,18 +80,6 @@ def _out_of_reach(target: Target, size: float, reach: Reach) -> TargetError:
         f"target.reduce: {target.reduce:g} of {target.measure} is out of reach; at most {100.0 * (1.0 - size):.1f} % can go. "
         f"What limits it: {'; '.join(reach.notes)}"
     )
-
-
-def _fits(size: float, target: Target) -> bool:
-    below, above = _margins(target)
-    return -below <= size - (1.0 - target.reduce) <= above
-
-
-def _margins(target: Target) -> tuple[float, float]:
-    """By how much a size may be below and above what was asked for."""
-    if target.measure == "latency":
-        return LATENCY_TOLERANCE, LATENCY_TOLERANCE
-    return TOLERANCE, 1e-12 if target.multiple_of else TOLERANCE
 
 
 def _most(target: Target) -> int:
@@ -109,7 +95,7 @@ def _best(plans: list[Plan], target: Target) -> Plan:
 
 
 def _miss(size: float, target: Target) -> list[str]:
-    if _fits(size, target):
+    if fits(size, target):
         return []
     return [f"{target.measure}: size {size:.4f} is the closest to {1.0 - target.reduce:.4f} in {_most(target)} tries"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -175,6 +176,34 @@ def _miss(problem: _Problem, size: float, target: Target) -> list[str]:
     return []
 
 
+def plan_least(
+    graph: DependencyGraph,
+    scores: Mapping[str, Any],
+    target: Target,
+    *,
+    original: Cost | None = None,
+    frozen: frozenset[str] = frozenset(),
+    widths: Mapping[str, int] | None = None,
+) -> Plan:
+    """As `plan`, whatever `target` asks for: the smallest network in reach."""
+    reach = reachable(graph, target, original=original, frozen=frozen, widths=widths)
+    most = dataclasses.replace(target, reduce=max(0.0, 1.0 - reach.smallest))
+    return plan(graph, scores, most, original=original, frozen=frozen, widths=widths)
+
+
+def margins(target: Target) -> tuple[float, float]:
+    """By how much a size that was measured or found may be below and above what was asked for."""
+    if target.measure == "latency":
+        return LATENCY_TOLERANCE, LATENCY_TOLERANCE
+    return TOLERANCE, 1e-12 if target.multiple_of else TOLERANCE
+
+
+def fits(size: float, target: Target) -> bool:
+    """Whether the size is the one asked for, within the margins."""
+    below, above = margins(target)
+    return -below <= size - (1.0 - target.reduce) <= above
+
+
 def remarks(
     graph: DependencyGraph,
     target: Target,
@@ -190,9 +219,7 @@ def remarks(
         bundles = bundles_of(graph, limits_of(graph, target, frozen=frozen, widths=widths), align_all=target.align_all)
         notes += _unaligned(bundles)
     wanted = 1.0 - target.reduce
-    room = LATENCY_TOLERANCE if target.measure == "latency" else TOLERANCE
-    above = target.multiple_of is not None and target.measure != "latency" and size > wanted + 1e-9
-    if target.reduce > 0.0 and (above or abs(size - wanted) > room):
+    if target.reduce > 0.0 and not fits(size, target):
         side = "below" if size < wanted else "above"
         what = "the search" if target.multiple_of is None else f"multiples of {target.multiple_of}"
         notes.append(f"size {size:.4f} is {side} the {wanted:.4f} asked for: {what} came no nearer")

@@ -17,9 +17,11 @@ from prunecore.planning import BlockCut
 from prunecore.report.progress import marks_of, time_left, time_to
 from prunecore.run.context import Run
 from prunecore.run.directory import state_of
-from prunecore.run.rounds import Analysis, Workshop
+from prunecore.run.rounds import Analysis
 from prunecore.run.steps import round_of
 from prunecore.run.trials import TrialJob, TrialResult, build_state, seed_of, try_proposal
+from prunecore.run.workshop import Workshop
+from prunecore.surgery.cut import are_channels
 from prunecore.types import Candidate, Cost, Indices, Phase, Proposal, Recipe, Score, Width
 
 if TYPE_CHECKING:
@@ -87,8 +89,6 @@ class Candidates:
 
     def realise(self, proposals: Sequence[Proposal], number: int) -> list[Candidate]:
         """The candidates of `proposals`, the first of which has that number."""
-        for proposal in proposals:
-            self._check(proposal)
         numbered = list(enumerate(proposals, number))
         tried = self._tried([(n, p) for n, p in numbered if p.trial])
         return [tried[n] if p.trial else self._step(n, p) for n, p in numbered]
@@ -107,25 +107,25 @@ class Candidates:
         self.accept(base)
         name, analysis = f"candidate-{number}", self._analysis_of(base)
         if self._it.stages.journal.find("value", f"{name}/search") is None:
+            self._check(base, proposal)
             self._tell_progress()
         made, frozen = round_of(self._it, self._start, base, proposal, name, analysis)
         self._parents[number] = proposal.base
         return self.workshop.add(dataclasses.replace(made, number=number), frozen)
 
-    def _check(self, proposal: Proposal) -> None:
-        """PluginError for what no plan would ask: a search of a plugin made it."""
+    def _check(self, base: Candidate, proposal: Proposal) -> None:
+        """PluginError for what no plan would ask: a search of a plugin made it. What is recorded was found good before."""
         if proposal.tune is not None and proposal.tune not in get_args(Phase):
             raise PluginError(
                 f"the search proposes tune={proposal.tune!r}{nearest(proposal.tune, get_args(Phase))}; expected None or one of "
                 f"{listing(get_args(Phase))}"
             )
-        widths = self.workshop.graph(self._base_of(proposal)).widths if proposal.kept else {}
+        widths = self.workshop.graph(base).widths if proposal.kept else {}
         for group, kept in proposal.kept.items():
             if group not in widths:
                 raise PluginError(f"the search cuts group {group!r}{nearest(group, widths)}, which is not there")
             index = np.asarray(kept)
-            ascends = index.ndim == 1 and len(index) > 0 and bool((np.diff(index) > 0).all())
-            if not ascends or index[0] < 0 or index[-1] >= widths[group]:
+            if not are_channels(index, widths[group]):
                 raise PluginError(
                     f"the search keeps channels {listing(map(str, index.ravel()), most=6) or 'none'} of group {group!r}; expected at least "
                     f"one, ascending within 0 … {widths[group] - 1}"
@@ -196,6 +196,7 @@ class Candidates:
 
     def _job(self, number: int, proposal: Proposal, weights: dict[int, Mapping[str, Tensor]]) -> Job:
         base = self._base_of(proposal)
+        self._check(base, proposal)
         self.accept(base)
         teachers = [self._start] if proposal.tune is not None and self._taught() else []
         for candidate in (base, *teachers):

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from prunecore.errors import CertificateError, ModelError, OutOfMemory, TargetError, listing
 from prunecore.measure import CostModel, count, ptflops_cost
-from prunecore.planning import BlockCut, Plan, block_cuts, plan, plan_measured, reachable
+from prunecore.planning import Plan, plan, plan_least, plan_measured, reachable
 from prunecore.planning.limits import computed
 from prunecore.planning.measured import require_measured
 from prunecore.planning.planner import LATENCY_TOLERANCE
-from prunecore.run.stages import Kept
 from prunecore.scoring import score_all
 from prunecore.surgery import certify, compose, copy_model
 from prunecore.training import resolve_device
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 4
 MEASURED = ("ptflops", "latency")  # what only a network itself shows
-_HELD = 2  # candidates beside the network as loaded
 _IN_DOUBT = 0.1  # of the size: ptflops counts otherwise than MACs, which stand in for it
 _CUT_FAULTS = (ModelError, RuntimeError, ValueError, TypeError, IndexError, AttributeError)
 
@@ -152,30 +150,34 @@ def _planned(bench: Bench, candidate: Candidate, analysis: Analysis, target: Tar
             analysis.graph, analysis.scores, target, original=bench.original, frozen=frozen, widths=bench.widths
         )
 
-    def size_of(proposal: Proposal) -> float:
-        model, _ = bench.hook.prune_resize(model=candidate.model, graph=analysis.graph, proposal=proposal)
-        if bench.stopwatch is not None:
-            return bench.stopwatch.size(model)
-        return measured(model, bench.inputs, bench.original, target.measure) / bench.whole
-
     return plan_measured(
         analysis.graph,
         analysis.scores,
         target,
-        size_of,
+        _sizes_of(bench, candidate.model, analysis.graph),
         original=bench.original,
         frozen=frozen,
         widths=bench.widths,
     )
 
 
+def _sizes_of(bench: Bench, model: nn.Module, graph: DependencyGraph) -> Callable[[Proposal], float]:
+    """Cuts `model` as a proposal says, and measures what is left of the target's measure."""
+
+    def size_of(proposal: Proposal) -> float:
+        made, _ = bench.hook.prune_resize(model=model, graph=graph, proposal=proposal)
+        if bench.stopwatch is not None:
+            return bench.stopwatch.size(made)
+        return measured(made, bench.inputs, bench.original, bench.target.measure) / bench.whole
+
+    return size_of
+
+
 def _least(bench: Bench, analysis: Analysis, target: Target) -> Plan:
     """All that may go, by what the graph computes."""
     frozen, graph = frozenset(analysis.frozen), analysis.graph
     inner = dataclasses.replace(target, measure=computed(graph, target.measure))
-    reach = reachable(graph, inner, original=bench.original, frozen=frozen, widths=bench.widths)
-    most = dataclasses.replace(inner, reduce=max(0.0, 1.0 - reach.smallest))
-    found = plan(graph, analysis.scores, most, original=bench.original, frozen=frozen, widths=bench.widths)
+    found = plan_least(graph, analysis.scores, inner, original=bench.original, frozen=frozen, widths=bench.widths)
     note = (
         f"{target.reduce:g} of {target.measure} is out of reach without {listing(sorted(frozen))}, given up on the way"
     )
@@ -312,95 +314,8 @@ def _check_reach(bench: Bench, model: nn.Module) -> None:
     if target.measure not in MEASURED:
         reach.require(target.reduce)
     elif target.measure == "ptflops" and reach.smallest > 1.0 - target.reduce - _IN_DOUBT:
-
-        def size_of(proposal: Proposal) -> float:
-            least, _ = bench.hook.prune_resize(model=model, graph=graph, proposal=proposal)
-            return measured(least, bench.inputs, bench.original, target.measure) / bench.whole
-
         with suppress(*_CUT_FAULTS):  # what cannot be cut so far is found when its certificate fails
-            require_measured(graph, target, size_of)
-
-
-class Workshop:
-    """The candidates made so far, and the analyses of those that others were cut from (each made once, when asked for)."""
-
-    def __init__(self, bench: Bench, start: Candidate) -> None:
-        self.bench = bench
-        self._candidates = {start.number: start}
-        self._analyses: dict[int, Analysis] = {}
-        self._graphs = {start.number: bench.graph}
-        self._frozen: dict[int, Mapping[str, str]] = {start.number: {}}
-        self.given_up: dict[str, str] = {}
-
-    @property
-    def candidates(self) -> int:
-        """How many there are, the start included."""
-        return len(self._candidates)
-
-    def candidate(self, number: int) -> Candidate:
-        return self._candidates[number]
-
-    def graph(self, candidate: Candidate) -> DependencyGraph:
-        """The dependency graph of `candidate`."""
-        if candidate.number not in self._graphs:
-            found = trace(self.bench.hook, candidate.model, self.bench.inputs)
-            self._graphs[candidate.number] = dataclasses.replace(found, latency=self.bench.graph.latency)
-        return self._graphs[candidate.number]
-
-    def analysis(self, candidate: Candidate) -> Analysis:
-        """The analysis of `candidate`; groups given up by the time that it was made are frozen in it, whenever this is asked."""
-        if candidate.number not in self._analyses:
-            self._analyses[candidate.number] = analyse(
-                self.bench, candidate, self.graph(candidate), frozen=self._frozen[candidate.number]
-            )
-        return self._analyses[candidate.number]
-
-    def analysed(self, candidate: Candidate) -> bool:
-        """Whether its analysis is there."""
-        return candidate.number in self._analyses
-
-    def propose(self, candidate: Candidate, reduce: float) -> Proposal:
-        """The exact plan that cuts `candidate` to a cumulative reduction."""
-        return propose(self.bench, candidate, self.analysis(candidate), reduce)
-
-    def block_cuts(self, candidate: Candidate, delta: float, saving: float | None) -> tuple[BlockCut, ...]:
-        """For every block of `candidate` that can shrink, the cut that removes `delta` of it, or `saving` of the measure."""
-        analysis = self.analysis(candidate)
-        return block_cuts(
-            analysis.graph,
-            analysis.scores,
-            self.bench.target,
-            delta=delta,
-            saving=saving,
-            whole=self.whole(candidate),
-            frozen=frozenset(analysis.frozen),
-            widths=self.bench.widths,
-        )
-
-    def whole(self, candidate: Candidate) -> float:
-        """What sizes that the graph gives of cuts of `candidate` count from: the measure of the network as loaded, or, where only a
-        network itself shows that, what gives the candidate the size that was measured."""
-        if self.bench.target.measure not in MEASURED:
-            return self.bench.whole
-        graph = self.graph(candidate)
-        return CostModel(graph).cost({}).of(computed(graph, self.bench.target.measure)) / candidate.size
-
-    def add(self, candidate: Candidate, frozen: Mapping[str, str]) -> Candidate:
-        """Keep a new candidate, and what had to be given up for it."""
-        self._candidates[candidate.number] = candidate
-        self.given_up.update(frozen)
-        self._frozen[candidate.number] = dict(self.given_up)
-        self._let_go()
-        return candidate
-
-    def _let_go(self) -> None:
-        """Of hundreds of candidates the memory holds the last few; what is asked of another is read and found again."""
-        for number in [*self._candidates][1:-_HELD]:
-            self._analyses.pop(number, None)
-            self._graphs.pop(number, None)
-            network = self._candidates[number].network
-            if isinstance(network, Kept):
-                network.let_go()
+            require_measured(graph, target, _sizes_of(bench, model, graph))
 
 
 def apply(candidate: Candidate, made: Cut) -> Recipe:

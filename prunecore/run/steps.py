@@ -44,18 +44,7 @@ def round_of(
     everything is trained only. start: the network that the run began to cut; it teaches, where the run distils.
     """
     it.emit({"event": "round", "name": name, "reduce": proposal.reduce, "cuts": bool(proposal.kept)})
-
-    def compute_cut() -> Snapshot:
-        made = cut(it.bench, base, analysis(), proposal) if proposal.kept else uncut(base, proposal)
-        proof, cost = dataclasses.asdict(made.certificate), dataclasses.asdict(made.cost)
-        facts: dict[str, Any] = {"certificate": proof, "cost": cost, "frozen": dict(made.frozen)}
-        facts |= {"size": made.size, "notes": list(made.notes), "step": recipe_to_dict(made.recipe)}
-        known = analysis().frozen if proposal.kept else {}
-        facts |= {"base": proposal.base, "reduce": proposal.reduce, "why": why_of(proposal, made.frozen.keys() - known)}
-        facts |= {} if made.latency is None else {"latency": dict(made.latency)}
-        return Snapshot(made.model, apply(base, made), facts)
-
-    pure = it.stages.run(f"{name}/cut", compute_cut)
+    pure = it.stages.run(f"{name}/cut", lambda: pure_cut(it, base, proposal, analysis))
     certificate, cost, size = certificate_of(pure.data["certificate"]), Cost(**pure.data["cost"]), pure.data["size"]
     it.emit({"event": "cut", "size": size, "macs": cost.macs, "params": cost.params, "certificate": certificate})
     phase, taught = proposal.tune, (start.model, pure.recipe)
@@ -63,20 +52,12 @@ def round_of(
     on_the_way = tunes and phase == "retraining"  # of many such steps only what each comes to is measured
     stages = {"before": base.stages["before"]}
     if not proposal.kept:  # of the last cut, where they were measured
-        stages |= {name: base.stages[name] for name in ("after_cut", "after_repair") if name in base.stages}
+        stages |= {stage: base.stages[stage] for stage in ("after_cut", "after_repair") if stage in base.stages}
     elif not on_the_way:
         stages["after_cut"] = score(it, f"{name}/after_cut", pure, it.task.validation)
-
-    def compute_repair() -> Snapshot:
-        origin: nn.Module | None = it.hook.prune_rewind(start=start.model)
-        if origin is not None:
-            return Snapshot(repair(it, apply_recipe(origin, pure.recipe), name), pure.recipe)
-        if not proposal.kept:
-            return Snapshot(pure.model, pure.recipe)
-        mended = compensated(it, base.model, pure.model, recipe_from_dict(pure.data["step"]), name)
-        return Snapshot(repair(it, mended, name), pure.recipe)
-
-    repaired = it.stages.run(f"{name}/repair", compute_repair)
+    repaired = it.stages.run(
+        f"{name}/repair", lambda: Snapshot(mended(it, start, base, pure, name, cuts=bool(proposal.kept)), pure.recipe)
+    )
     if proposal.kept and not on_the_way:
         stages["after_repair"] = score(it, f"{name}/after_repair", repaired, it.task.validation)
 
@@ -100,7 +81,36 @@ def round_of(
     return candidate, frozen
 
 
-def why_of(proposal: Proposal, given_up: Iterable[str]) -> str:
+def pure_cut(it: Run, base: Candidate, proposal: Proposal, analysis: Callable[[], Analysis]) -> Snapshot:
+    """The certified cut, nothing repaired, and what is recorded of it."""
+    made = cut(it.bench, base, analysis(), proposal) if proposal.kept else uncut(base, proposal)
+    given_up = made.frozen.keys() - analysis().frozen.keys() if proposal.kept else ()
+    facts: dict[str, Any] = {
+        "certificate": dataclasses.asdict(made.certificate),
+        "cost": dataclasses.asdict(made.cost),
+        "frozen": dict(made.frozen),
+        "size": made.size,
+        "notes": list(made.notes),
+        "step": recipe_to_dict(made.recipe),
+        "base": proposal.base,
+        "reduce": proposal.reduce,
+        "why": told_why(proposal, given_up),
+    }
+    facts |= {} if made.latency is None else {"latency": dict(made.latency)}
+    return Snapshot(made.model, apply(base, made), facts)
+
+
+def mended(it: Run, start: Candidate, base: Candidate, pure: Kept, name: str, *, cuts: bool) -> nn.Module:
+    """The network of a cut, compensated and recalibrated, or rewound and recalibrated; as it is where nothing was cut."""
+    origin: nn.Module | None = it.hook.prune_rewind(start=start.model)
+    if origin is not None:
+        return repair(it, apply_recipe(origin, pure.recipe), name)
+    if not cuts:
+        return pure.model
+    return repair(it, compensated(it, base.model, pure.model, recipe_from_dict(pure.data["step"]), name), name)
+
+
+def told_why(proposal: Proposal, given_up: Iterable[str]) -> str:
     """Why a step was made. given_up: groups whose cut failed its certificate, for which the planner then cut others."""
     groups = sorted(given_up)
     if not groups or not proposal.why:

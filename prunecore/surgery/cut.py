@@ -70,10 +70,17 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
+def are_channels(kept: Indices, channels: int) -> bool:
+    """Whether `kept` is at least one index, ascending within 0 … channels - 1."""
+    if kept.ndim != 1 or not len(kept):
+        return False
+    return bool(kept[0] >= 0 and kept[-1] < channels and (np.diff(kept) > 0).all())
+
+
 def _check_group(group: ChannelGroup, kept: Indices) -> None:
     if not len(kept):
         raise ModelError(f"{group.name}: the proposal keeps no channel of {group.channels}; at least 1 has to stay")
-    if kept[0] < 0 or kept[-1] >= group.channels or (np.diff(kept) <= 0).any():
+    if not are_channels(kept, group.channels):
         got = listing(map(str, kept), most=8)
         raise ModelError(f"{group.name}: kept channels must ascend within 0 … {group.channels - 1}, got {got}")
     if group.frozen and len(kept) < group.channels:

@@ -27,7 +27,8 @@ from prunecore.run import timetable
 from prunecore.run.defaults import DefaultSurgery
 from prunecore.run.latency import with_tables
 from prunecore.run.pipeline import run
-from prunecore.run.rounds import Bench, Workshop, bench_of
+from prunecore.run.rounds import Bench, bench_of
+from prunecore.run.workshop import Workshop
 from prunecore.types import Candidate, ExampleInputs, Recipe, Target
 from tests.run.test_resume import QUICK
 

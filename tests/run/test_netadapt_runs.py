@@ -16,9 +16,9 @@ from prunecore.config.reader import parse
 from prunecore.errors import PrunecoreError, TargetError
 from prunecore.report.tables import certificate_line
 from prunecore.run.pipeline import run
-from prunecore.run.rounds import Workshop
+from prunecore.run.workshop import Workshop
 from tests.run import narrow, test_trials
-from tests.run.kills import journal_of
+from tests.run.kills import journal_of, plain
 
 QUICK: dict[str, Any] = {
     **test_trials.QUICK,
@@ -294,6 +294,21 @@ def test_of_many_steps_the_last_networks_are_held_and_one_file_each_is_kept(
     ends = [f"candidate-{n}-fine-tune.safetensors" for n in steps[:-1]] + [f"candidate-{steps[-1]}-repair.safetensors"]
     assert names == {"loaded.safetensors", *ends}
     assert widths_of(workshop.candidate(steps[0]).model)[0] <= 16  # read again
+
+
+def test_a_run_that_goes_on_traces_no_candidate_whose_cuts_are_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = settings("even", reduce=0.3, options=FAST)
+    first, _ = carried_out(tmp_path / "run", given)
+    (tmp_path / "run" / "result.json").unlink()
+
+    def trace(*_: Any) -> Any:
+        raise AssertionError("nothing is to be traced")
+
+    monkeypatch.setattr("prunecore.run.workshop.trace", trace)
+    again = run(parse(given), tmp_path / "run", resume=True)
+    assert plain(again) == plain(first)
 
 
 # ---------------------------------------------------------------- trials that fail

@@ -15,8 +15,9 @@ from prunecore.hookspecs import hookimpl
 from prunecore.measure import CostModel, count
 from prunecore.registry import Choice, build_manager
 from prunecore.run.defaults import DefaultSurgery
-from prunecore.run.rounds import Bench, Workshop, analyse, bench_of, cut, propose, trace, uncut, unprunable_of
-from prunecore.run.steps import why_of
+from prunecore.run.rounds import Bench, analyse, bench_of, cut, propose, trace, uncut, unprunable_of
+from prunecore.run.steps import told_why
+from prunecore.run.workshop import Workshop
 from prunecore.types import Candidate, DependencyGraph, ExampleInputs, Proposal, Recipe, Target
 
 INPUTS = ExampleInputs((torch.zeros(1, 3, 16, 16),))
@@ -160,7 +161,7 @@ def test_of_a_proposal_that_keeps_everything_its_own_notes_count() -> None:
 
 def test_why_a_step_was_made_names_the_cut_that_failed() -> None:
     chosen = Proposal({}, why="f.3: accuracy 0.75")
-    assert why_of(chosen, ()) == "f.3: accuracy 0.75"
-    assert why_of(chosen, {"f.3"}) == (
+    assert told_why(chosen, ()) == "f.3: accuracy 0.75"
+    assert told_why(chosen, {"f.3"}) == (
         "planned by the criterion, since the certificate of a cut of f.3 failed; chosen was: f.3: accuracy 0.75"
     )

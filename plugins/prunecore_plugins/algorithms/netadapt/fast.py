@@ -1,7 +1,6 @@
 """The same for a fraction of the images: blocks are priced by forward passes alone, and the cheapest are cut together.
 
-That the loss before any fine-tune chooses as well as accuracy after one, that fine steps matter, and that thin blocks should count as
-dearer than they look, was measured: docs/measurements.md#netadapt.
+What that loses against accuracy after a fine-tune, and what each option gives, is measured: docs/measurements.md#netadapt.
 """
 
 from __future__ import annotations

@@ -120,14 +120,18 @@ def control_lines(facts: RunFacts) -> list[str]:
     """Whether the criterion beat channels drawn at random, and by how much; never more than the numbers say."""
     result, control = facts.result, facts.result["control"]
     if control is None:
+        asked = facts.settings.get("control", "none") != "none"
+        why = "the notes say why" if asked else "control: none"
         return [
-            "No random control was made (control: none), so nothing here shows that the criterion does better than chance."
+            f"No random control was made ({why}), so nothing here shows that the criterion does better than chance."
         ]
     name, rounds = algorithm_name(result), len(facts.steps)
     tuned, lines = control["after"] is not None, []
     if tuned:
         lines.append(_compared(facts, name, "after", "After fine-tuning"))
-    if rounds <= 1:  # what is repaired in the last of several rounds has been fine-tuned in those before
+    if (
+        rounds <= 1 and result["metric"]["after_repair"] is not None
+    ):  # what is repaired in the last of several rounds has been fine-tuned in those before
         lines.append(_compared(facts, name, "after_repair", "Repaired, before any fine-tuning"))
     if not tuned and rounds > 1:
         lines.append(

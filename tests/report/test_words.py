@@ -62,6 +62,13 @@ def test_random_against_random_is_told(tmp_path: Path) -> None:
     assert lines(tmp_path, criterion="random")[-1] == "The criterion is random itself: this compares two draws."
 
 
+def test_a_control_that_was_asked_for_and_not_made_is_not_called_unasked(tmp_path: Path) -> None:
+    end = "so nothing here shows that the criterion does better than chance."
+    for asked, why in (("none", "control: none"), ("full", "the notes say why")):
+        run = make(tmp_path / asked, changed(control=None), config=f"control: {asked}\n")
+        assert control_lines(read_run(run)) == [f"No random control was made ({why}), {end}"]
+
+
 def test_the_sampling_error_is_that_of_two_shares() -> None:
     assert sampling_error("accuracy", (0.9, 0.8), 100) == pytest.approx(1.96 * math.sqrt(0.09 / 100 + 0.16 / 100))
     assert sampling_error("accuracy", (0.9, 0.8055), 100) is None  # no share of 100 images

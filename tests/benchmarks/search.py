@@ -1,7 +1,8 @@
 """NetAdapt, fast and exact, against AGP and one-shot pruning at equal numbers of training images, and what each lever gives.
 
     python tests/benchmarks/search.py --cache DIR [--only GLOB]   fill in the missing rows NET/P/METHOD/SEED
-    python tests/benchmarks/search.py --cache DIR --write         the same, and put tables and plot into the docs
+    python tests/benchmarks/search.py --cache DIR --write tables  the same, and put tables and plot into the docs
+    python tests/benchmarks/search.py --cache DIR --write reuse   of what reusing prices gives, which takes rows of its own
 
 Needs Debian's package `dataset-fashion-mnist`, and matplotlib for `--write`. Every row is a run of `prune run`. Methods named
 `NAME@exact` and `NAME@fast` are trained on as many images as that search took in all, its trials and its last fine-tune together.
@@ -37,7 +38,8 @@ LONG = {"epochs": 2, "max_batches": 800, "batch_size": 64, "lr": 2e-3}  # the lo
 ROUNDS = 5  # of AGP
 SCORING = {"batches": 2, "batch_size": 64}  # images that gradients are taken from, each time that channels are scored
 METHODS = ("fast", "exact", *(f"{name}@{search}" for search in ("fast", "exact") for name in ("one-shot", "agp")))
-# the fast mode without one of its levers
+# the fast mode with every block tried in every round, and that without one of its levers
+FAST: Mapping[str, Any] = {"refresh": 1}
 LEVERS: Mapping[str, Mapping[str, Any]] = {
     "one block a round": {"blocks": 1, "step": 0.03},
     "thin blocks no dearer": {"balance": 0.0},
@@ -46,9 +48,12 @@ LEVERS: Mapping[str, Mapping[str, Any]] = {
 }
 # of the second network, the lever that gives nothing on the first
 ABLATED = {("small_resnet", 0.8): tuple(LEVERS), ("small_mobilenet", 0.8): ("thin blocks no dearer",)}
+# with prices reused, as by default; beside the others that the search of the same images is compared with
+REUSED: Mapping[str, Mapping[str, Any]] = {"fast, prices reused": {}}
+REUSE = ("fast", *REUSED, "one-shot@fast", "agp@fast")
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE, PLOT = DOCS / "measurements.md", DOCS / "search.svg"
-BEGIN, END = "<!-- search: begin -->", "<!-- search: end -->"
+SECTIONS = ("tables", "reuse")
 
 Row = dict[str, Any]
 Key = tuple[str, float, str, int]
@@ -56,11 +61,12 @@ Key = tuple[str, float, str, int]
 
 def keys() -> list[Key]:
     whole = itertools.product(NETS, REDUCTIONS, METHODS, SEEDS)
-    return [*whole, *((*pair, lever, seed) for pair, levers in ABLATED.items() for lever in levers for seed in SEEDS)]
+    levers = [(*pair, lever, seed) for pair, levers in ABLATED.items() for lever in levers for seed in SEEDS]
+    return [*whole, *levers, *itertools.product(NETS, REDUCTIONS, REUSED, SEEDS)]
 
 
 def name_of(key: Key) -> str:
-    return "/".join([key[0], str(key[1]), key[2].replace(" ", "-").replace(":", ""), str(key[3])])
+    return "/".join([key[0], str(key[1]), re.sub(r"[,: ]+", "-", key[2]), str(key[3])])
 
 
 def settings_of(key: Key, cache: Path) -> dict[str, Any]:
@@ -80,7 +86,8 @@ def settings_of(key: Key, cache: Path) -> dict[str, Any]:
     }
     if "@" not in method:
         exact = method == "exact"
-        options = {"exact": True, "long_term": "end", "step": 0.05} if exact else LEVERS.get(method, {})
+        fast = REUSED[method] if method in REUSED else {**FAST, **LEVERS.get(method, {})}
+        options = {"exact": True, "long_term": "end", "step": 0.05} if exact else fast
         short = {"epochs": 1, "max_batches": STEPS, "lr": 1e-3, "batch_size": SHORT["exact" if exact else "fast"]}
         searches = {"algorithm": "netadapt", "criterion": "taylor", "taylor": SCORING, "netadapt": options}
         return {**settings, **searches, "retraining": short}
@@ -290,21 +297,36 @@ def plot(rows: Mapping[Key, Row]) -> None:
     figure.savefig(PLOT, metadata={"Date": None})
 
 
-def write(rows: Mapping[Key, Row], cache: Path) -> None:
-    plot(rows)
-    text = PAGE.read_text()
-    start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+def reuse(rows: Mapping[Key, Row], cache: Path) -> str:
+    """What reusing prices gives: a line a method, of every network and target."""
+    lines = [
+        "| network | P | method | size | accuracy, % (seeds) | prices reused - this, points | trained images | all images |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for pair in itertools.product(NETS, REDUCTIONS):
+        ours = seeds_of(rows, *pair, next(iter(REUSED)))
+        found = [k for method in REUSE if (k := seeds_of(rows, *pair, method))]
+        lines += [f"| {pair[0]} | {pair[1]} {line_of(rows, k, gap(rows, cache, ours, k))}" for k in found]
+    return "\n".join(lines)
+
+
+def write(rows: Mapping[Key, Row], cache: Path, section: str) -> None:
+    """Put what was asked for between its markers in the docs."""
     made = {k[:2] for k in rows}
-    tables = [table(rows, cache, *pair) for pair in itertools.product(NETS, REDUCTIONS) if pair in made]
-    levers = [ablation(rows, cache, *pair) for pair in ABLATED if any(k[:2] == pair and k[2] in LEVERS for k in rows)]
-    PAGE.write_text("\n\n".join([text[:start], *tables, *levers, text[end:]]))
+    parts = [reuse(rows, cache)]
+    if section == "tables":
+        plot({k: row for k, row in rows.items() if k[2] not in REUSED})
+        parts = [table(rows, cache, *pair) for pair in itertools.product(NETS, REDUCTIONS) if pair in made]
+        parts += [ablation(rows, cache, *p) for p in ABLATED if any(k[:2] == p and k[2] in LEVERS for k in rows)]
+    text, (begin, end) = PAGE.read_text(), (f"<!-- search {section}: {side} -->" for side in ("begin", "end"))
+    PAGE.write_text("\n\n".join([text[: text.index(begin) + len(begin)], *parts, text[text.index(end) :]]))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="directory of weights and rows")
     parser.add_argument("--only", default="*", metavar="GLOB", help="rows NET/P/METHOD/SEED")
-    parser.add_argument("--write", action="store_true", help="put tables and plot into the docs")
+    parser.add_argument("--write", choices=SECTIONS, help="put tables and plot, or what reuse gives, into the docs")
     given = parser.parse_args()
     torch.set_num_threads(1)
     rows: dict[Key, Row] = {}
@@ -319,7 +341,7 @@ def main() -> int:
         if kept.is_file():
             rows[key] = json.loads(kept.read_text())
     if given.write:
-        write(rows, given.cache)
+        write(rows, given.cache, given.write)
         print(f"written with {len(rows)} of {len(keys())} rows")
     return 0 if all(r["verified"] for r in rows.values()) else 1
 

@@ -143,6 +143,39 @@ def test_narrow_blocks_get_dearer():
     assert [list(asked[0].kept) for asked in balanced.rounds if asked[0].tune == "retraining"] == [["a"], ["b"]]
 
 
+def tried(world):
+    """The blocks of every turn of trials; `-` is the network before the round."""
+    return ["".join(next(iter(p.kept), "-") for p in asked) for asked in world.rounds if asked[0].trial]
+
+
+def cut(world):
+    return ["".join(asked[0].kept) for asked in world.rounds if asked[0].kept and not asked[0].trial]
+
+
+def test_blocks_that_cost_more_when_last_tried_are_left_alone_until_all_are_tried_anew():
+    world = World()
+    run(world, 0.4, step=0.1, blocks=1, balance=0.0, refresh=3)  # the fourth cut is planned
+    # a costs 0.03 each time, b cost 0.06, c 0.9: b and c cannot be the cheapest
+    assert (tried(world), cut(world)) == (["-abc", "-a", "-a"], ["a", "a", "a", "c"])
+    anew = World()
+    run(anew, 0.4, step=0.1, blocks=1, balance=0.0, refresh=2)
+    assert tried(anew) == ["-abc", "-a", "-abc"]
+
+
+def test_a_block_is_tried_again_before_it_is_cut_for_what_it_cost_earlier():
+    """Cut twice a would count 0.03 · (6/4)², so b, which cost 0.06 · (3/7)², may be cheaper; c, 0.9 · (3/7)², is not."""
+    world = World()
+    run(world, 0.3, step=0.1, blocks=1, balance=2.0)
+    assert (tried(world)[:3], cut(world)[:2]) == (["-abc", "-a", "b"], ["a", "b"])
+
+
+def test_no_block_is_tried_that_there_is_no_room_for():
+    world = World()
+    run(world, 0.35, step=0.2, blocks=2, balance=0.0)
+    # after a and b, there is room for one more share of 3 channels; what c cost is more than that of either
+    assert (tried(world), cut(world)[:2]) == (["-abc", "-ab"], ["ab", "a"])
+
+
 def test_a_block_that_cannot_give_its_share_is_offered_for_a_part_and_priced_as_for_a_whole():
     class Narrow(World):
         def block_cuts(self, candidate, delta, saving):

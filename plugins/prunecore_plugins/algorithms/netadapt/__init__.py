@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from prunecore.run.search import Search
 
 _OF_EXACT: Final = frozenset({"delta_crop", "decay", "top_n"})
-_OF_FAST: Final = frozenset({"blocks", "balance", "images", "calibration"})
+_OF_FAST: Final = frozenset({"blocks", "balance", "refresh", "images", "calibration"})
 
 
 class NetAdapt:
@@ -45,6 +45,7 @@ class NetAdapt:
         top_n: int | None = Field(default=None, ge=1)
         blocks: int = Field(default=4, ge=1)
         balance: float = Field(default=0.5, ge=0)
+        refresh: int = Field(default=4, ge=1)
         images: int = Field(default=512, ge=16)
         calibration: int = Field(default=128, ge=2)
 

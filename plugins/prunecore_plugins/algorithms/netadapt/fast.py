@@ -6,7 +6,7 @@ What that loses against accuracy after a fine-tune, and what each option gives, 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 STEP: Final = 0.06  # of the measure, a round
 _PARTS: Final = (1.0, 0.5, 0.25, 0.125, 0.0625)  # of a block's share of the step: the first that the block can give
 _LEAST: Final = 1e-3  # of the loss: a cut that costs less is as good as free
+_UNKNOWN: Final = -1.0  # below every price
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,18 +33,37 @@ class Priced:
     loss: float
     price: float
 
+    def saved(self, base: Candidate) -> float:
+        return base.size - self.cut.size
+
+
+@dataclass(frozen=True, eq=False)
+class Room:
+    """What a round may cut. left: of the measure, until the target. share: of the step, for each block."""
+
+    base: Candidate
+    left: float
+    share: float
+    options: NetAdapt.Options
+
 
 def fast_search(problem: Problem, options: NetAdapt.Options) -> Steps:
     """Rounds until what is left to remove is a block's share of a step; the planner removes that."""
     base = yield from first_cuts(problem, options)
     share = (options.step or STEP) / options.blocks
-    planned = False
+    known: Mapping[str, float] = {}
+    planned, number = False, 0
     while not (planned or reached(problem, base)):
         left = base.size - 1.0 + problem.target.reduce
         cuts = _cuts(problem, base, share) if left > share else []
         if cuts:
-            priced = yield from _priced(base, cuts, share, options)
-            proposal = _joined(base, _together(base, priced, left, options.blocks))
+            known = {} if number % options.refresh == 0 else known
+            room = Room(base, left, share, options)
+            priced = yield from _priced(room, cuts, known)
+            chosen = _together(room, priced)
+            known = _known(known, priced, chosen)
+            proposal = _joined(base, chosen)
+            number += 1
         else:  # once: what a failed certificate keeps from going does not go the next time either
             planned = True
             proposal = replace(problem.plan(base, problem.target.reduce), why="the rest, planned by the criterion")
@@ -63,31 +83,66 @@ def _cuts(problem: Problem, base: Candidate, share: float) -> list[BlockCut]:
 
 
 def _priced(
-    base: Candidate, cuts: Sequence[BlockCut], share: float, options: NetAdapt.Options
+    it: Room, cuts: Sequence[BlockCut], known: Mapping[str, float]
 ) -> Generator[Sequence[Proposal], Sequence[Candidate], list[Priced]]:
-    """Every cut by its price, the cheapest first; without those whose trials failed.
+    """Cuts by their price, the cheapest first; without those whose trials failed, and those that were not worth one.
 
-    Price: the loss that the cut adds, as if it saved a whole share, times the odds of the block, gone : left, to the power `balance`.
+    known: what blocks cost in an earlier round. Blocks get dearer as the network gets thinner, so they are tried in the order of
+    that, until none that is left cost less than those that would be chosen: Minoux's lazy greedy (1978). The others are tried first.
+    """
+    trial: dict[str, Any] = {
+        "tune": None,
+        "trial": True,
+        "images": it.options.images,
+        "calibration": it.options.calibration,
+    }
+    waiting = sorted(cuts, key=lambda c: known.get(c.block, _UNKNOWN))
+    count = _worth_a_trial(it, waiting, known, [])
+    batch, waiting = waiting[:count], waiting[count:]
+    whole, *answers = yield [Proposal(kept, it.base.number, **trial) for kept in ({}, *(c.kept for c in batch))]
+    tried = list(zip(batch, answers, strict=True))
+    while count := _worth_a_trial(it, waiting, known, _together(it, _prices(it, whole, tried))):
+        batch, waiting = waiting[:count], waiting[count:]
+        more = yield [Proposal(c.kept, it.base.number, **trial) for c in batch]
+        tried += zip(batch, more, strict=True)
+    survivors([candidate for _, candidate in tried], "a round")
+    if priced := _prices(it, whole, tried):
+        return priced
+    raise ConfigError("netadapt: no trial of a round has a finite loss: check the weights, or lower retraining.lr")
+
+
+def _worth_a_trial(it: Room, waiting: Sequence[BlockCut], known: Mapping[str, float], chosen: Sequence[Priced]) -> int:
+    """How many of the first of `waiting` are to be tried: all that cost less than the dearest that is chosen so far, or that nobody
+    knows the price of; as many as there is room for beside the chosen."""
+    dearest = max((one.price for one in chosen), default=0.0)
+    left = it.left - sum(one.saved(it.base) for one in chosen)
+    short = it.options.blocks - len(chosen) if any(it.base.size - c.size <= left for c in waiting) else 0
+    return min(len(waiting), max(short, sum(known.get(c.block, _UNKNOWN) < dearest for c in waiting)))
+
+
+def _prices(it: Room, whole: Candidate, tried: Sequence[tuple[BlockCut, Candidate]]) -> list[Priced]:
+    """The cheapest first; without cuts whose trial has no loss.
+
+    Price: the loss that a cut adds, as if it saved a whole share, times the odds of the block, gone : left, to the power `balance`.
     Added to the network before, recalibrated by the same images; to the best trial, where that is better still: a price is positive.
     """
-    trial: dict[str, Any] = {"tune": None, "trial": True, "images": options.images, "calibration": options.calibration}
-    whole, *tried = yield [Proposal(kept, base.number, **trial) for kept in ({}, *(c.kept for c in cuts))]
-    survivors(tried, "a round")
-    losses = [loss for c in (whole, *tried) if (loss := _loss_of(c)) is not None]
-    if not losses:
-        raise ConfigError("netadapt: no trial of a round has a finite loss: check the weights, or lower retraining.lr")
-    start, lowest = losses[0], min(losses)  # where the trial of the whole network failed, the others still compare
-    loaded = {w.group: w.before for w in base.recipe.widths}
+    losses = [(cut, loss) for cut, candidate in tried if (loss := _loss_of(candidate)) is not None]
+    before = _loss_of(whole)  # where that trial failed, the others still compare
+    lowest = min([*([] if before is None else [before]), *(loss for _, loss in losses)], default=0.0)
+    loaded = {w.group: w.before for w in it.base.recipe.widths}
     found = []
-    for cut, candidate in zip(cuts, tried, strict=True):
-        loss = _loss_of(candidate)
-        if loss is None:
-            continue
-        dearer = max(loss - lowest, _LEAST)
+    for cut, loss in losses:
         gone = loaded.get(cut.block, cut.before) - cut.after
-        price = dearer * max(1.0, share / (base.size - cut.size)) * (gone / cut.after) ** options.balance
-        found.append(Priced(cut, loss - start, price))
+        odds = (gone / cut.after) ** it.options.balance
+        price = max(loss - lowest, _LEAST) * max(1.0, it.share / (it.base.size - cut.size)) * odds
+        found.append(Priced(cut, loss - (lowest if before is None else before), price))
     return sorted(found, key=lambda p: p.price)
+
+
+def _known(known: Mapping[str, float], priced: Sequence[Priced], chosen: Sequence[Priced]) -> dict[str, float]:
+    """What blocks cost when they were last tried; those that are cut now are others."""
+    cut = {one.cut.block for one in chosen}
+    return {b: p for b, p in {**known, **{one.cut.block: one.price for one in priced}}.items() if b not in cut}
 
 
 def _loss_of(candidate: Candidate) -> float | None:
@@ -96,13 +151,14 @@ def _loss_of(candidate: Candidate) -> float | None:
     return loss if loss is not None and math.isfinite(loss) else None
 
 
-def _together(base: Candidate, priced: Sequence[Priced], left: float, most: int) -> list[Priced]:
+def _together(it: Room, priced: Sequence[Priced]) -> list[Priced]:
     """The cheapest cuts that have no group in common and, by the sum of what they save, do not pass the target."""
     chosen: list[Priced] = []
     groups: set[str] = set()
+    left = it.left
     for one in priced:
-        saved = base.size - one.cut.size
-        if len(chosen) < most and saved <= left and not groups & one.cut.kept.keys():
+        saved = one.saved(it.base)
+        if len(chosen) < it.options.blocks and saved <= left and not groups & one.cut.kept.keys():
             chosen.append(one)
             groups |= one.cut.kept.keys()
             left -= saved
@@ -111,6 +167,6 @@ def _together(base: Candidate, priced: Sequence[Priced], left: float, most: int)
 
 def _joined(base: Candidate, chosen: Sequence[Priced]) -> Proposal:
     kept = {group: index for one in chosen for group, index in one.cut.kept.items()}
-    saved = sum(base.size - one.cut.size for one in chosen)
+    saved = sum(one.saved(base) for one in chosen)
     told = ", ".join(f"{one.cut.block} ({one.loss:+.4f})" for one in chosen)
     return Proposal(kept, base.number, 1.0 - base.size + saved, why=f"the cheapest by the loss that each adds: {told}")

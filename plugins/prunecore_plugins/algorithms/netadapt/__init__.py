@@ -18,8 +18,8 @@ _OF_FAST: Final = frozenset({"blocks", "balance", "refresh", "images", "calibrat
 
 class NetAdapt:
     """Two modes. `exact: true` is the paper's loop: every round, every block that can shrink is tried with a short fine-tune, and
-    the most accurate wins. The default is fast: every round, every block that can shrink is tried by forward passes alone, and
-    those that cost least are cut together.
+    the most accurate wins. The default is fast: blocks are tried by forward passes alone, those that cost least are cut together, and
+    what the others cost is remembered.
     """
 
     class Options(BaseModel):
@@ -31,8 +31,9 @@ class NetAdapt:
         round only the n best blocks are tried, until they do worse than the next.
 
         Of the fast mode, where the step is 0.06 unless given: blocks: the most that are cut together, each by an equal share of
-        the step. balance: how dear narrow blocks get: what a cut costs counts (gone : left of the block) to this power. images: of
-        the search split that measure the loss, always the same. calibration: images that recalibrate a trial.
+        the step. balance: how dear narrow blocks get: what a cut costs counts (gone : left of the block) to this power. refresh: every
+        so many rounds all blocks are tried, in the others those that were cut, and those that cost little enough when last tried.
+        images: of the search split that measure the loss, always the same. calibration: images that recalibrate a trial.
         """
 
         model_config = ConfigDict(frozen=True, extra="forbid")

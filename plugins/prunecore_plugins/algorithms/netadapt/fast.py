@@ -1,4 +1,5 @@
-"""The same for a fraction of the images: blocks are priced by forward passes alone, and the cheapest are cut together.
+"""The same for a fraction of the images: blocks are priced by forward passes alone, the cheapest are cut together, and prices of the
+others are remembered.
 
 What that loses against accuracy after a fine-tune, and what each option gives, is measured: docs/measurements.md#netadapt.
 """
@@ -87,15 +88,12 @@ def _priced(
 ) -> Generator[Sequence[Proposal], Sequence[Candidate], list[Priced]]:
     """Cuts by their price, the cheapest first; without those whose trials failed, and those that were not worth one.
 
-    known: what blocks cost in an earlier round. Blocks get dearer as the network gets thinner, so they are tried in the order of
-    that, until none that is left cost less than those that would be chosen: Minoux's lazy greedy (1978). The others are tried first.
+    known: what blocks cost in an earlier round; those that it does not hold come first. As the network gets thinner they get dearer, so
+    the others are tried in the order of that, until none that is left cost less than what would be chosen: the lazy evaluation of
+    Minoux's accelerated greedy algorithm (1978).
     """
-    trial: dict[str, Any] = {
-        "tune": None,
-        "trial": True,
-        "images": it.options.images,
-        "calibration": it.options.calibration,
-    }
+    images = {"images": it.options.images, "calibration": it.options.calibration}
+    trial: dict[str, Any] = {"tune": None, "trial": True, **images}
     waiting = sorted(cuts, key=lambda c: known.get(c.block, _UNKNOWN))
     count = _worth_a_trial(it, waiting, known, [])
     batch, waiting = waiting[:count], waiting[count:]
@@ -112,8 +110,8 @@ def _priced(
 
 
 def _worth_a_trial(it: Room, waiting: Sequence[BlockCut], known: Mapping[str, float], chosen: Sequence[Priced]) -> int:
-    """How many of the first of `waiting` are to be tried: all that cost less than the dearest that is chosen so far, or that nobody
-    knows the price of; as many as there is room for beside the chosen."""
+    """How many of the first of `waiting` are to be tried: all that cost less than the dearest that is chosen so far, or whose price
+    nobody knows; and as many as may be chosen beside them, where there is room for any."""
     dearest = max((one.price for one in chosen), default=0.0)
     left = it.left - sum(one.saved(it.base) for one in chosen)
     short = it.options.blocks - len(chosen) if any(it.base.size - c.size <= left for c in waiting) else 0

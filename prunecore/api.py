@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from prunecore.config.reader import Parsed, criterion_of, latency_of, parse, read_yaml, target_of
 from prunecore.config.schema import DEFAULT_GRAPH
 from prunecore.errors import ConfigError, ModelError, RunDirectoryError
+from prunecore.planning import remarks, with_remarks
 from prunecore.registry import Choice, build_manager, find
 from prunecore.run import directory as files
 from prunecore.run.admission import admit
@@ -142,6 +143,7 @@ def prune(
     if best.certificate is None:
         raise ConfigError("the search chose the network as it was; nothing was cut")
     unprunable = unprunable_of(bench.graph, workshop.given_up)
+    limits: dict[str, Any] = {"frozen": frozenset(workshop.given_up), "widths": bench.widths}
     return Pruned(
         best.model,
         best.recipe,
@@ -150,7 +152,7 @@ def prune(
         best.cost,
         best.size,
         unprunable,
-        best.notes,
+        with_remarks(best.notes, remarks(bench.graph, settings, best.size, **limits)),
         described(best.facts.get("latency"), bench.graph.latency),
     )
 

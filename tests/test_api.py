@@ -141,6 +141,14 @@ def test_a_size_that_cannot_be_hit_is_explained() -> None:
     assert any("0.8" in note or "nearest" in note for note in pruned.notes)
 
 
+def test_a_size_that_multiples_miss_is_explained() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 1))
+    pruned = prunecore.prune(net, INPUT, reduce=0.2, multiple_of=8)
+    assert pruned.size < 0.795
+    told = f"size {pruned.size:.4f} is below the 0.8000 asked for: the cuts chosen in multiples of 8 came no nearer"
+    assert told in pruned.notes
+
+
 def test_inputs_that_do_not_fit_are_one_line_with_their_shape() -> None:
     with pytest.raises(prunecore.ModelError, match=r"fails on inputs \(1, 1, 16, 16\) float32: RuntimeError"):
         prunecore.prune(Residual(), torch.zeros(1, 1, 16, 16))

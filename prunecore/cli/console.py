@@ -64,6 +64,9 @@ class Console:
     def _on_warning(self, event: Mapping[str, Any]) -> None:
         self._line(f"warning: {event['text']}")
 
+    def _on_training_stopped(self, event: Mapping[str, Any]) -> None:
+        self._line(f"warning: {event['phase']} stopped early: {event['reason']}")
+
     def _on_stage(self, event: Mapping[str, Any]) -> None:
         self._line(f"{event['name']} …")
 

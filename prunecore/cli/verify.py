@@ -31,10 +31,10 @@ def command(
 
     if is_run(source):
         refuse_options({"-P": reduce, "--graph": graph, "--weights": weights, "--set": assignments or None})
+        api.load(source)  # a finished run, whose weights on disk fit the network
         loaded = api.load_original(Path(source))
         original, recipe = api.original_of(loaded), load_recipe(Path(source) / RECIPE)
         certificate = certify(original, apply_recipe(original, recipe), recipe, loaded.inputs, seed=seed)
-        api.load(source)  # the weights on disk fit the network
     else:
         loaded = loaded_of(source, weights, assignments)
         engine = graph or DEFAULT_GRAPH

@@ -153,8 +153,9 @@ def truth(value: Any) -> bool:
 
 
 def names(value: Any) -> list[str]:
-    """A list of names, or one name. Raises ValueError."""
-    found = [v for v in (value if isinstance(value, (list, tuple)) else [value]) if not is_none(v)]
+    """A list of names, or one name; a bare number is that of a layer of an `nn.Sequential`. Raises ValueError."""
+    given = [v for v in (value if isinstance(value, (list, tuple)) else [value]) if not is_none(v)]
+    found = [str(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in given]
     if not all(isinstance(v, str) for v in found):
         raise ValueError("expected a list of names")
     return found

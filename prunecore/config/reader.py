@@ -29,6 +29,9 @@ from prunecore.registry import (
 )
 
 DEFAULT_CRITERION = "taylor"
+_OWN_SECTIONS = frozenset(
+    {"algorithm", "graph", "tracker", "extension"}
+)  # roles whose options stand under the plugin's name
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,9 @@ def _choices(config: RunConfig, there: Plugins) -> tuple[list[Choice], str, list
 
     def choose(role: str, name: str, section: Mapping[str, Any], where: str) -> Choice | None:
         try:
-            choice = Choice(role, find(role, name, there).name, section, where)
+            found = find(role, name, there).name
+            own = role in _OWN_SECTIONS and (section_name(config.sections, found) or found)
+            choice = Choice(role, found, section, own or where)
         except ConfigError as error:
             faults.append(f"{where}: {error}")
             return None

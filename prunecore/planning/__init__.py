@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prunecore.planning.blocks import BlockCut, block_cuts
 from prunecore.planning.measured import plan_measured
-from prunecore.planning.planner import Plan, Reach, plan, plan_least, reachable, remarks
+from prunecore.planning.planner import Plan, Reach, plan, plan_least, reachable, remarks, with_remarks
 from prunecore.planning.ranking import uniform_scores
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "reachable",
     "remarks",
     "uniform_scores",
+    "with_remarks",
 ]

@@ -107,7 +107,7 @@ def plan(
     _reach(problem, bundles, target).require(target.reduce)
     ranked = [rank(b, scores, target) for b in problem.free]
     state = _search(problem, ranked, target)
-    return _plan(problem, bundles, ranked, state, target)
+    return _plan(problem, bundles, ranked, state, target, widths=widths)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,18 +149,24 @@ def _search(problem: _Problem, ranked: Sequence[Ranked], target: Target) -> Indi
 
 
 def _plan(
-    problem: _Problem, bundles: Sequence[Bundle], ranked: Sequence[Ranked], state: Indices, target: Target
+    problem: _Problem,
+    bundles: Sequence[Bundle],
+    ranked: Sequence[Ranked],
+    state: Indices,
+    target: Target,
+    *,
+    widths: Mapping[str, int] | None,
 ) -> Plan:
     closed = problem.space.close(state[None])[0]
     kept = {name: stays for r, level in zip(ranked, closed, strict=True) for name, stays in r.kept(int(level)).items()}
     size = problem.size(state)
     notes = [note for r in ranked for note in r.notes]
     if target.multiple_of is not None:
-        notes += _unaligned(bundles)
+        notes += _unaligned(bundles, widths)
     notes += _miss(problem, size, target)
     before = {g.name: g.channels for b in problem.free for g in b.groups}
-    widths = tuple(Width(name, before[name], len(stays)) for name, stays in kept.items())
-    return Plan(Proposal(kept, reduce=target.reduce), problem.space.cost(state), size, tuple(notes), widths)
+    cut = tuple(Width(name, before[name], len(stays)) for name, stays in kept.items())
+    return Plan(Proposal(kept, reduce=target.reduce), problem.space.cost(state), size, tuple(notes), cut)
 
 
 def _miss(problem: _Problem, size: float, target: Target) -> list[str]:
@@ -217,13 +223,19 @@ def remarks(
     notes = []
     if target.multiple_of is not None:
         bundles = bundles_of(graph, limits_of(graph, target, frozen=frozen, widths=widths), align_all=target.align_all)
-        notes += _unaligned(bundles)
+        notes += _unaligned(bundles, widths)
     wanted = 1.0 - target.reduce
     if target.reduce > 0.0 and not fits(size, target):
         side = "below" if size < wanted else "above"
-        what = "the search" if target.multiple_of is None else f"multiples of {target.multiple_of}"
+        what = "the search" if target.multiple_of is None else f"the cuts chosen in multiples of {target.multiple_of}"
         notes.append(f"size {size:.4f} is {side} the {wanted:.4f} asked for: {what} came no nearer")
     return tuple(notes)
+
+
+def with_remarks(notes: Sequence[str], found: Sequence[str]) -> tuple[str, ...]:
+    """The notes of a plan with those of `remarks` that it lacks; of the size it says more."""
+    sized = any(note.startswith("size ") for note in notes)
+    return tuple(dict.fromkeys([*notes, *(n for n in found if not (sized and n.startswith("size ")))]))
 
 
 # ---------------------------------------------------------------- what is in reach
@@ -255,8 +267,11 @@ def _limit_notes(bundles: Sequence[Bundle], target: Target) -> list[str]:
     return notes or ["at least one channel of every group stays"]
 
 
-def _unaligned(bundles: Sequence[Bundle]) -> list[str]:
-    return _whole_notes([b for b in bundles if b.whole is not None and b.whole.startswith("multiple_of")])
+def _unaligned(bundles: Sequence[Bundle], widths: Mapping[str, int] | None) -> list[str]:
+    """Groups that `multiple_of` leaves whole; not those that an earlier cut brought there, where `widths` are those before it."""
+    whole = [b for b in bundles if b.whole is not None and b.whole.startswith("multiple_of")]
+    loaded = widths or {}
+    return _whole_notes([b for b in whole if all(g.channels >= loaded.get(g.name, 0) for g in b.groups)])
 
 
 def _whole_notes(bundles: Sequence[Bundle]) -> list[str]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from prunecore.config.schema import RunConfig
     from prunecore.config.training import DistillationSettings, TrainingSettings
+    from prunecore.run.stages import Stages
     from prunecore.types import DependencyGraph
 
 
@@ -39,6 +40,25 @@ class DefaultExecutor:
     @hookimpl(trylast=True)
     def prune_executor(self) -> Executor:
         return local_executor(self._settings, device=self._device)
+
+
+class StoppedTrainings:
+    """Keeps the reason of a training that stopped early: its stage keeps the last good weights, and so does a run that goes on."""
+
+    def __init__(self, stages: Stages) -> None:
+        self._stages = stages
+
+    @hookimpl
+    def prune_event(self, event: Mapping[str, Any]) -> None:
+        if event["event"] == "training_stopped":
+            name = f"stopped-{event['phase']}-{event['seed']}"
+            self._stages.aside(name, {"phase": event["phase"], "reason": event["reason"]})
+
+    @staticmethod
+    def notes(stages: Stages) -> tuple[str, ...]:
+        """One for every reason that was kept."""
+        found = [r["data"] for r in stages.journal.records if r["name"].startswith("stopped-")]
+        return tuple(dict.fromkeys(f"{told['phase']} stopped early: {told['reason']}" for told in found))
 
 
 def phases_of(config: RunConfig) -> dict[Phase, TrainingSettings]:
@@ -86,5 +106,5 @@ class DefaultTraining:
             seed=seed,
             teacher=taught,
             checkpoint=None if self._scratch is None else self._scratch(f"{phase}-{seed}"),
-            on_event=lambda event: self._emit({**event, "phase": phase}),
+            on_event=lambda event: self._emit({**event, "phase": phase, "seed": seed}),
         )

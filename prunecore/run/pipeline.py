@@ -20,7 +20,7 @@ from prunecore.errors import CertificateError, ConfigError, RunDirectoryError, T
 from prunecore.execution import ExecutionSettings
 from prunecore.execution.devices import worker_devices
 from prunecore.files import write_json, write_text
-from prunecore.planning import reachable, remarks
+from prunecore.planning import reachable, remarks, with_remarks
 from prunecore.registry import LOCAL, build_manager, unused_of
 from prunecore.report.facts import read_run
 from prunecore.report.html import write_report
@@ -29,7 +29,7 @@ from prunecore.report.progress import estimated
 from prunecore.run import directory as files
 from prunecore.run.candidates import WORKERS_OR_LAUNCHER, Candidates, recorded_plan
 from prunecore.run.context import Emit, Run
-from prunecore.run.defaults import DefaultExecutor, DefaultSurgery, DefaultTraining, phases_of
+from prunecore.run.defaults import DefaultExecutor, DefaultSurgery, DefaultTraining, StoppedTrainings, phases_of
 from prunecore.run.latency import check_device, described, with_tables
 from prunecore.run.loading import check_forward, load_model, load_task
 from prunecore.run.phases import seconds_by_phase
@@ -95,7 +95,7 @@ def carry_out(it: Run, schedule: tuple[float, ...]) -> dict[str, Any]:
         stages=chosen.stages,
         certificate=chosen.certificate or Certificate(False, 0.0, (), "float64", ("nothing was cut",)),
         unprunable=unprunable_of(it.bench.graph, candidates.workshop.given_up),
-        notes=(*notes_on(it, chosen, candidates), *left_out),
+        notes=(*notes_on(it, chosen, candidates), *left_out, *StoppedTrainings.notes(it.stages)),
         recipe=chosen.recipe,
         ledger=ledger_of(it, candidates, seconds),
         control=control,
@@ -148,6 +148,7 @@ def settle(
     for line in filter(None, map(unused_of, parsed.choices)):
         emit({"event": "warning", "text": line})
     stages = Stages(out, lambda recipe: apply_recipe(loaded.model, recipe), world, started=started)
+    manager.register(StoppedTrainings(stages))
     return Run(parsed, hook, loaded, task, search_data, bench, stages, emit, world), schedule
 
 
@@ -268,7 +269,7 @@ def notes_on(it: Run, chosen: Candidate, candidates: Candidates) -> tuple[str, .
     """What stood in the way: as the plan of the chosen network says it; of a cut that a search made itself, as a plan would."""
     graph = it.bench.graph
     limits: dict[str, Any] = {"frozen": frozenset(candidates.workshop.given_up), "widths": it.bench.widths}
-    notes = chosen.notes or remarks(graph, it.target, chosen.size, **limits)
+    notes = with_remarks(chosen.notes, remarks(graph, it.target, chosen.size, **limits))
     if chosen.recipe.widths:
         return notes
     return (*notes, f"nothing was cut. What limits it: {'; '.join(reachable(graph, it.target, **limits).notes)}")

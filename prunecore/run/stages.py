@@ -149,6 +149,13 @@ class Stages:
         data: Mapping[str, Any] = record["data"]
         return data
 
+    def aside(self, name: str, data: Mapping[str, Any]) -> None:
+        """Record once what no stage depends on; called by the first process alone."""
+        if self.journal.find("value", name) is None:
+            self.journal.append(
+                {"event": "value", "name": name, "at": round(self.seconds, 3), "seconds": 0.0, "data": data}
+            )
+
     def _recorded(self, event: str, name: str, began: float, **record: Any) -> Mapping[str, Any]:
         """Append a record; every process goes on with that of the first. at: seconds of the run; seconds: of the stage."""
         clock = {"at": round(self.seconds, 3), "seconds": round(time.monotonic() - began, 3)}

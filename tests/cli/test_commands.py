@@ -160,6 +160,11 @@ def test_a_directory_that_holds_a_run_is_refused(finished: Path) -> None:
         (["run", "-P", "0.9999", "--set", "target.min_channels=4"], 2, "is out of reach; between"),
         (["run", "--set", "target.skip=[nothing.*]"], 2, "nothing.*"),
         (["run", "--set", "device=cuda:7"], 2, "cuda:7"),
+        (
+            ["run", "--algo", "netadapt", "--set", "netadapt.refesh=3"],
+            2,
+            "netadapt.refesh: unknown key; netadapt knows: exact",
+        ),
         (["run", "--set", "model.width=3"], 2, "model.width: unknown key; demo knows: source, widths, depth"),
         (["run", "--model", "python:missing.py:build"], 2, "missing.py"),
         (["run", "--data", "csv:missing.csv"], 2, "missing.csv"),

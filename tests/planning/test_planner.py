@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from prunecore.errors import ConfigError, TargetError
-from prunecore.planning import plan, reachable, remarks, uniform_scores
+from prunecore.planning import plan, reachable, remarks, uniform_scores, with_remarks
 from prunecore.types import (
     Affine,
     ChannelGroup,
@@ -458,5 +458,20 @@ def test_remarks_on_a_network_that_was_cut_group_by_group() -> None:
     assert remarks(graph, Target(reduce=0.5, measure="latency"), 0.515) == ()
     whole, above = remarks(graph, Target(reduce=0.5, multiple_of=8), 0.501)
     assert whole.startswith("1 group stays whole (c0): multiple_of 8")
-    assert above == "size 0.5010 is above the 0.5000 asked for: multiples of 8 came no nearer"
+    assert above == "size 0.5010 is above the 0.5000 asked for: the cuts chosen in multiples of 8 came no nearer"
     assert remarks(graph, Target(reduce=0.0), 0.7) == ()
+
+
+def test_a_group_that_an_earlier_cut_brought_to_the_multiple_is_not_said_to_stay_whole() -> None:
+    """c0 came with 8 channels, c1 with 32."""
+    graph = chain([8, 8, 32])
+    target = Target(reduce=0.3, multiple_of=8)
+    (both,) = plan(graph, uniform_scores(graph.groups), target).notes
+    assert both.startswith("2 groups stay whole (c0, c1): multiple_of 8")
+    (first,) = plan(graph, uniform_scores(graph.groups), target, widths={"c0": 8, "c1": 32, "c2": 32}).notes
+    assert first.startswith("1 group stays whole (c0): multiple_of 8")
+
+
+def test_remarks_add_what_a_plan_does_not_say() -> None:
+    assert with_remarks(["size 0.5 is …", "a"], ["a", "b", "size 0.5 is …, else"]) == ("size 0.5 is …", "a", "b")
+    assert with_remarks([], ["size 0.5 is …"]) == ("size 0.5 is …",)

@@ -188,7 +188,10 @@ def test_where_aligning_passes_the_target_the_note_names_the_target(tmp_path: Pa
     given = settings("odd", reduce=0.05, options=FAST, target={"multiple_of": 8, "align_all": True})
     result, _ = carried_out(tmp_path / "run", given)
     (note,) = result["notes"]
-    assert note == f"size {result['size']:.4f} is below the 0.9500 asked for: multiples of 8 came no nearer"
+    assert (
+        note
+        == f"size {result['size']:.4f} is below the 0.9500 asked for: the cuts chosen in multiples of 8 came no nearer"
+    )
 
 
 def test_where_nothing_may_be_aligned_that_is_told_and_no_certificate_is_missed(tmp_path: Path) -> None:
@@ -370,6 +373,19 @@ def test_a_fine_tune_that_breaks_off_later_drops_its_candidate_too(
     }
     with pytest.raises(PrunecoreError, match=r"every trial of a round failed, the first: .*; try a lower lr$"):
         carried_out(tmp_path / "run", settings("even", reduce=0.1, options={"exact": True, "delta_crop": 0.9}, **more))
+
+
+def test_a_fine_tune_that_breaks_off_is_told_and_noted_also_by_a_run_that_goes_on(tmp_path: Path) -> None:
+    """Its network keeps the weights of before; nothing else would show that it was not tuned."""
+    breaks = {"epochs": 2, "max_batches": 3, "batch_size": 32, "lr": 1e30, "clip": None, "optimizer": "sgd"}
+    given = {k: v for k, v in settings("even", reduce=0.3, options={}, training=breaks).items() if k != "netadapt"}
+    result, listener = carried_out(tmp_path / "run", {**given, "algorithm": "l2norm"})
+    reason = "the loss is not finite in epoch 1; the weights of epoch 0 are kept; try a lower lr"
+    assert [(t["phase"], t["reason"]) for t in listener.told("training_stopped")] == [("training", reason)]
+    assert f"training stopped early: {reason}" in result["notes"]
+    (tmp_path / "run" / "result.json").unlink()
+    again = run(parse({**given, "algorithm": "l2norm"}), tmp_path / "run", resume=True)
+    assert again["notes"] == result["notes"]
 
 
 def test_a_metric_that_is_nan_wins_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 from prunecore_plugins.algorithms.netadapt import NetAdapt
 from torch import nn
 
-from prunecore import Candidate, ConfigError, Cost, Problem, Proposal, Recipe, Score, Target
+from prunecore import Candidate, Cost, Problem, Proposal, Recipe, Score, Target, TrainingError
 from prunecore.planning import BlockCut
 
 WIDTHS = {"a": 10, "b": 10, "c": 10}  # each channel is 1/30 of the measure
@@ -234,6 +234,14 @@ def test_aligning_comes_first_and_is_all_where_nothing_is_to_be_removed():
     assert (len(world.rounds), world.widths[chosen.number]["c"]) == (1, 8)
 
 
+def test_a_network_that_is_aligned_already_is_not_trained_before_the_first_cut():
+    world = World()
+    asked = world.plan
+    world.plan = lambda candidate, reduce: asked(candidate, reduce) if reduce else Proposal({}, candidate.number)
+    run(world, 0.2, step=0.2, blocks=2, target={"align_all": True, "multiple_of": 1})
+    assert [list(p.kept) for p in world.rounds[0]] == [[], ["a"], ["b"], ["c"]]
+
+
 def test_where_nothing_is_cut_the_network_is_trained():
     world = World()
     chosen = run(world, 0.0)
@@ -271,7 +279,7 @@ def test_a_failed_trial_drops_its_block_and_all_failed_is_an_error():
     world = World(fails=["a"])
     chosen = run(world, 0.1, exact=True)
     assert world.widths[chosen.number]["a"] == 10
-    with pytest.raises(ConfigError, match=r"every trial of a round failed, the first: error: broken"):
+    with pytest.raises(TrainingError, match=r"every trial of a round failed, the first: error: broken"):
         run(World(fails=["a", "b", "c"]), 0.1, exact=True)
 
 
@@ -330,7 +338,7 @@ def test_where_no_trial_has_a_finite_loss_that_is_one_line():
             found = super().candidate(number, widths, trial=trial)
             return dataclasses.replace(found, score=Score("accuracy", 0.1, float("nan"), 9))
 
-    with pytest.raises(ConfigError, match=r"^netadapt: no trial of a round has a finite loss: check the weights"):
+    with pytest.raises(TrainingError, match=r"^netadapt: no trial of a round has a finite loss: check the weights"):
         run(Lost(), 0.2, step=0.1)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from prunecore import Candidate, ConfigError, Problem, Proposal
+from prunecore import Candidate, Problem, Proposal, TrainingError
 
 if TYPE_CHECKING:
     from prunecore.planning import BlockCut
@@ -23,7 +23,8 @@ def first_cuts(problem: Problem, options: NetAdapt.Options) -> Steps:
     if problem.target.align_all:
         aligned = problem.plan(base, 0.0)
         notes = () if problem.target.reduce else aligned.notes  # what they say of the size is of a target of 0
-        (base,) = yield [replace(aligned, tune=tune_of(problem, options), notes=notes)]
+        if aligned.kept or notes:
+            (base,) = yield [replace(aligned, tune=tune_of(problem, options), notes=notes)]
     return base
 
 
@@ -68,14 +69,14 @@ def closing(problem: Problem, cuts: Sequence[BlockCut]) -> tuple[BlockCut, ...]:
 def better(candidate: Candidate) -> tuple[float, float, int]:
     """Sort key, best first: accuracy, then loss, then MACs saved."""
     if candidate.score is None:
-        raise ConfigError(f"candidate {candidate.number} failed: {'; '.join(candidate.notes)}")
+        raise TrainingError(f"candidate {candidate.number} failed: {'; '.join(candidate.notes)}")
     return (-candidate.score.value, candidate.score.loss, candidate.cost.macs)
 
 
 def survivors(candidates: Sequence[Candidate], what: str) -> list[Candidate]:
-    """Those with a score. ConfigError where none has one."""
+    """Those with a score. TrainingError where none has one."""
     found = [c for c in candidates if c.score is not None]
     if not found:
         first = next(iter(candidates[0].notes), "no reason given") if candidates else "nothing was tried"
-        raise ConfigError(f"netadapt: every trial of {what} failed, the first: {first}")
+        raise TrainingError(f"netadapt: every trial of {what} failed, the first: {first}")
     return found

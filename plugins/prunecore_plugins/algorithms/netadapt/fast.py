@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from prunecore import Candidate, ConfigError, Problem, Proposal
+from prunecore import Candidate, Problem, Proposal, TrainingError
 
 from .common import Steps, first_cuts, last_training, reached, survivors, tune_of
 
@@ -106,7 +106,7 @@ def _priced(
     survivors([candidate for _, candidate in tried], "a round")
     if priced := _prices(it, whole, tried):
         return priced
-    raise ConfigError("netadapt: no trial of a round has a finite loss: check the weights, or lower retraining.lr")
+    raise TrainingError("netadapt: no trial of a round has a finite loss: check the weights, or lower retraining.lr")
 
 
 def _worth_a_trial(it: Room, waiting: Sequence[BlockCut], known: Mapping[str, float], chosen: Sequence[Priced]) -> int:

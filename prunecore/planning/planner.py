@@ -233,8 +233,8 @@ def remarks(
 
 
 def with_remarks(notes: Sequence[str], found: Sequence[str]) -> tuple[str, ...]:
-    """The notes of a plan with those of `remarks` that it lacks; of the size it says more."""
-    sized = any(note.startswith("size ") for note in notes)
+    """The notes of a cut with those of `remarks` that it lacks; of the size, planned or measured, it says more."""
+    sized = any(note.startswith(("size ", "latency: ")) for note in notes)
     return tuple(dict.fromkeys([*notes, *(n for n in found if not (sized and n.startswith("size ")))]))
 
 

@@ -475,3 +475,4 @@ def test_a_group_that_an_earlier_cut_brought_to_the_multiple_is_not_said_to_stay
 def test_remarks_add_what_a_plan_does_not_say() -> None:
     assert with_remarks(["size 0.5 is …", "a"], ["a", "b", "size 0.5 is …, else"]) == ("size 0.5 is …", "a", "b")
     assert with_remarks([], ["size 0.5 is …"]) == ("size 0.5 is …",)
+    assert with_remarks(["latency: measured 0.8"], ["size 0.8 is …"]) == ("latency: measured 0.8",)

@@ -29,9 +29,8 @@ from prunecore.registry import (
 )
 
 DEFAULT_CRITERION = "taylor"
-_OWN_SECTIONS = frozenset(
-    {"algorithm", "graph", "tracker", "extension"}
-)  # roles whose options stand under the plugin's name
+# roles whose options stand under the name of the plugin
+_OWN_SECTIONS = frozenset({"algorithm", "graph", "tracker", "extension"})
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 from prunecore.config.reader import Parsed, criterion_of, latency_of, parse, read_yaml, target_of
 from prunecore.config.schema import DEFAULT_GRAPH
 from prunecore.errors import ConfigError, ModelError, RunDirectoryError
-from prunecore.planning import remarks, with_remarks
 from prunecore.registry import Choice, build_manager, find
 from prunecore.run import directory as files
 from prunecore.run.admission import admit
 from prunecore.run.defaults import DefaultSurgery
 from prunecore.run.latency import described, with_tables
 from prunecore.run.loading import check_forward, load_model
-from prunecore.run.rounds import apply, bench_of, cut, unprunable_of
+from prunecore.run.rounds import apply, bench_of, cut, notes_of, unprunable_of
 from prunecore.run.rounds import trace as trace_by
 from prunecore.run.search import DefaultSearch, Problem, check_schedule, drive
 from prunecore.run.workshop import Workshop
@@ -143,7 +142,6 @@ def prune(
     if best.certificate is None:
         raise ConfigError("the search chose the network as it was; nothing was cut")
     unprunable = unprunable_of(bench.graph, workshop.given_up)
-    limits: dict[str, Any] = {"frozen": frozenset(workshop.given_up), "widths": bench.widths}
     return Pruned(
         best.model,
         best.recipe,
@@ -152,7 +150,7 @@ def prune(
         best.cost,
         best.size,
         unprunable,
-        with_remarks(best.notes, remarks(bench.graph, settings, best.size, **limits)),
+        notes_of(bench, best, workshop.given_up),
         described(best.facts.get("latency"), bench.graph.latency),
     )
 

@@ -20,7 +20,7 @@ from prunecore.errors import CertificateError, ConfigError, RunDirectoryError, T
 from prunecore.execution import ExecutionSettings
 from prunecore.execution.devices import worker_devices
 from prunecore.files import write_json, write_text
-from prunecore.planning import reachable, remarks, with_remarks
+from prunecore.planning import reachable
 from prunecore.registry import LOCAL, build_manager, unused_of
 from prunecore.report.facts import read_run
 from prunecore.report.html import write_report
@@ -35,7 +35,7 @@ from prunecore.run.loading import check_forward, load_model, load_task
 from prunecore.run.phases import seconds_by_phase
 from prunecore.run.processes import World, joined
 from prunecore.run.result import Outcome, result_of
-from prunecore.run.rounds import Analysis, bench_of, propose, unprunable_of
+from prunecore.run.rounds import Analysis, bench_of, notes_of, propose, unprunable_of
 from prunecore.run.search import DefaultSearch, Problem, check_schedule, drive
 from prunecore.run.stages import Snapshot, Stages, scratch_file
 from prunecore.run.steps import fine_tune, round_of, score
@@ -266,13 +266,13 @@ def in_order(recipe: Recipe, graph: DependencyGraph) -> Recipe:
 
 
 def notes_on(it: Run, chosen: Candidate, candidates: Candidates) -> tuple[str, ...]:
-    """What stood in the way: as the plan of the chosen network says it; of a cut that a search made itself, as a plan would."""
-    graph = it.bench.graph
-    limits: dict[str, Any] = {"frozen": frozenset(candidates.workshop.given_up), "widths": it.bench.widths}
-    notes = with_remarks(chosen.notes, remarks(graph, it.target, chosen.size, **limits))
+    """What stood in the way of the chosen network; also what limits it, where nothing was cut."""
+    bench, frozen = it.bench, frozenset(candidates.workshop.given_up)
+    notes = notes_of(bench, chosen, frozen)
     if chosen.recipe.widths:
         return notes
-    return (*notes, f"nothing was cut. What limits it: {'; '.join(reachable(graph, it.target, **limits).notes)}")
+    limits = reachable(bench.graph, bench.target, frozen=frozen, widths=bench.widths).notes
+    return (*notes, f"nothing was cut. What limits it: {'; '.join(limits)}")
 
 
 def ledger_of(it: Run, candidates: Candidates, seconds: float) -> dict[str, Any]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from prunecore.errors import CertificateError, ModelError, OutOfMemory, TargetError, listing
 from prunecore.measure import CostModel, count, ptflops_cost
-from prunecore.planning import Plan, plan, plan_least, plan_measured, reachable
+from prunecore.planning import Plan, plan, plan_least, plan_measured, reachable, remarks, with_remarks
 from prunecore.planning.limits import computed
 from prunecore.planning.measured import require_measured
 from prunecore.planning.planner import LATENCY_TOLERANCE
@@ -326,3 +326,12 @@ def apply(candidate: Candidate, made: Cut) -> Recipe:
 def unprunable_of(graph: DependencyGraph, frozen: Mapping[str, str]) -> tuple[Unprunable, ...]:
     """What stays whole: found by the engine, and given up after a failed certificate."""
     return (*graph.unprunable, *(Unprunable(name, reason) for name, reason in frozen.items()))
+
+
+def notes_of(bench: Bench, chosen: Candidate, frozen: Iterable[str]) -> tuple[str, ...]:
+    """What stood in the way: as the plan of the chosen network says it; of a cut that a search made itself, as a plan would.
+
+    frozen: names of groups given up after a failed certificate.
+    """
+    found = remarks(bench.graph, bench.target, chosen.size, frozen=frozenset(frozen), widths=bench.widths)
+    return with_remarks(chosen.notes, found)

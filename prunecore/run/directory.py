@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 CONFIG, RESULT, RECIPE, WEIGHTS = "config.yaml", "result.json", "recipe.json", "model.safetensors"
 LOCK, JOURNAL = ".lock", "journal.jsonl"
-_GLANCE = 0.05  # s; `is_locked` has the lock for far less
+_GLANCE = 0.001  # s; about as long as `is_locked` has the lock
+_LOOKING, _FORKING = 5.0, 0.05  # s; patience with those that only look, and with forks that have not let go yet
 
 
 def write_weights(path: Path, model: nn.Module) -> None:
@@ -143,10 +144,7 @@ def locked(path: Path) -> Iterator[None]:
     with opened as file:
         # a forked process (they load data) has the lock too, and may outlive this one for seconds
         os.register_at_fork(after_in_child=file.close)
-        if not _taken(file):
-            time.sleep(_GLANCE)
-            if not _taken(file):
-                raise RunDirectoryError(f"{path}: another process is running here; wait for it or choose another --out")
+        _take(file, path)
         try:
             yield
         finally:
@@ -154,9 +152,20 @@ def locked(path: Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def _taken(file: IO[str]) -> bool:
+def _take(file: IO[str], path: Path) -> None:
+    """Who runs has the lock alone; who only looks (`is_locked`) shares it for a moment: where it can be shared, nobody runs."""
+    began = time.monotonic()
+    while not _locks(file, fcntl.LOCK_EX):
+        patience = _LOOKING if _locks(file, fcntl.LOCK_SH) else _FORKING
+        if time.monotonic() - began > patience:
+            raise RunDirectoryError(f"{path}: another process is running here; wait for it or choose another --out")
+        fcntl.flock(file, fcntl.LOCK_UN)
+        time.sleep(_GLANCE)
+
+
+def _locks(file: IO[str], kind: int) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except OSError:
         return False
     return True

@@ -83,8 +83,12 @@ HOLDER = """
 import os, pathlib, sys, time
 from prunecore.run.directory import locked
 with locked(pathlib.Path(sys.argv[1])):
-    if sys.argv[2:] == ["fork"] and not os.fork():
-        time.sleep(60)
+    forked, tell = os.pipe()
+    if sys.argv[2:] == ["fork"]:
+        if not os.fork():
+            os.write(tell, b".")
+            time.sleep(60)
+        os.read(forked, 1)
     print(os.getpid(), flush=True)
     time.sleep(60)
 """
@@ -136,15 +140,17 @@ def test_looking_whether_a_directory_is_held_refuses_nobody(tmp_path: Path) -> N
             files.is_locked(tmp_path)
 
     (tmp_path / ".lock").touch()
-    onlooker = threading.Thread(target=look)
-    onlooker.start()
+    onlookers = [threading.Thread(target=look) for _ in range(3)]
+    for onlooker in onlookers:
+        onlooker.start()
     try:
         for _ in range(20):
             with files.locked(tmp_path):
-                pass
+                assert files.is_locked(tmp_path)
     finally:
         stop.set()
-        onlooker.join(5)
+        for onlooker in onlookers:
+            onlooker.join(5)
 
 
 def test_the_first_free_directory(tmp_path: Path) -> None:

@@ -270,9 +270,10 @@ class Proposal:
 
     notes: what stood in the way of the plan.
     `base`: number of the candidate that it is cut from (0 = the network as loaded). `reduce`: cumulative reduction aimed at.
+    images: of the search split that measure what comes of it (None: all); always the same ones.
     trial: only to be measured, in a worker, on the search split; nothing can be cut from what comes of it. batches: of the
-    fine-tune of a trial, at most; images: of the search split that measure it; calibration: that recalibrate it, also where it keeps
-    everything (None: as configured, where it does not). why: in a few words, for the record.
+    fine-tune of a trial, at most; calibration: images that recalibrate it, also where it keeps everything (None: as configured,
+    where it does not). why: in a few words, for the record.
     """
 
     kept: Mapping[str, Indices]

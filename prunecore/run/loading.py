@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from prunecore.errors import ConfigError, ForwardError, ModelError, PluginError
 from prunecore.run.admission import admit
 from prunecore.surgery import copy_model
-from prunecore.training import derive_seed, seeded, split
+from prunecore.training import derive_seed, seeded, split, subset
 from prunecore.types import ExampleInputs, LoadedModel, NasBuilder, Task
 
 
@@ -75,3 +75,8 @@ def load_task(hook: Any, *, fraction: float, seed: int) -> tuple[Task, Any]:
         raise ConfigError("data: a run needs data to report what the cut costs; give --data, such as --data digits")
     fit, search_data = split(task, fraction, derive_seed(seed, "split"))
     return dataclasses.replace(task, train=fit, labels=None), search_data
+
+
+def measured_on(search_data: Any, images: int | None, seed: int) -> Any:
+    """So many images of the search split, the same ones for all that ask for as many; None: all of them."""
+    return subset(search_data, images, derive_seed(seed, "subset"))

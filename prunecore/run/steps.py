@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunecore.errors import listing
 from prunecore.run.context import Run
+from prunecore.run.loading import measured_on
 from prunecore.run.rounds import Analysis, apply, cut, uncut
 from prunecore.run.stages import Kept, Snapshot
 from prunecore.surgery import apply_recipe, compensate, recipe_from_dict, recipe_to_dict
@@ -72,7 +73,7 @@ def round_of(
         stages["after"] = stages["after_repair"]
     else:
         stages["after"] = score(it, f"{name}/after", tuned, it.task.validation)
-    chooses = score(it, f"{name}/search", tuned, it.search_data)
+    chooses = score(it, f"{name}/search", tuned, measured_on(it.search_data, proposal.images, it.config.seed))
     notes = tuple(pure.data["notes"])
     facts = {key: pure.data[key] for key in ("latency",) if key in pure.data}
     it.stages.drop(f"{name}/cut", *([f"{name}/repair"] if tuned is not repaired else []))

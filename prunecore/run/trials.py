@@ -19,9 +19,9 @@ from prunecore.config.reader import Parsed
 from prunecore.errors import ModelError, OutOfMemory, PrunecoreError, StalledError, TrainingError
 from prunecore.registry import build_manager
 from prunecore.run.defaults import DefaultSurgery, DefaultTraining, phases_of
-from prunecore.run.loading import load_model, load_task
+from prunecore.run.loading import load_model, load_task, measured_on
 from prunecore.surgery import apply_recipe, compose
-from prunecore.training import derive_seed, evaluate, recalibrate, subset
+from prunecore.training import derive_seed, evaluate, recalibrate
 from prunecore.training.forward import images_in
 from prunecore.types import Phase, Proposal, Recipe, Score
 
@@ -128,7 +128,7 @@ def _try(state: TrialState, job: TrialJob) -> TrialResult:
     recalibrated = seen.forward
     if proposal.tune is not None:
         model = _tuned(state, job, model, compose(job.recipe, step), phase=proposal.tune)
-    data = subset(state.search_data, proposal.images, derive_seed(config.seed, "subset"))
+    data = measured_on(state.search_data, proposal.images, config.seed)
     score = evaluate(model, data, state.task, config.evaluation, device=state.device)
     if math.isnan(score.value):  # NaN has no place in an order
         raise ModelError(

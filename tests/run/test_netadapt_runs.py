@@ -251,7 +251,7 @@ def test_a_training_split_smaller_than_the_batch_is_one_batch(tmp_path: Path) ->
 
 
 def test_of_steps_on_the_way_only_what_they_come_to_is_measured(tmp_path: Path) -> None:
-    result, listener = carried_out(tmp_path / "run", settings("even", reduce=0.3, options=FAST))
+    result, listener = carried_out(tmp_path / "run", settings("even", reduce=0.3, options={**FAST, "images": 32}))
     measured: dict[str, list[str]] = {}
     for event in listener.told("score"):
         candidate, _, stage = event["stage"].partition("/")
@@ -262,6 +262,10 @@ def test_of_steps_on_the_way_only_what_they_come_to_is_measured(tmp_path: Path) 
     assert last == ["after", "search"]  # the last fine-tune cuts nothing: there is no score after a cut
     assert result["metric"]["after_cut"] is None
     assert result["metric"]["after_repair"] is None
+    # by the images of the trials, which they are compared with; the last one by the whole split
+    *chosen_by, of_the_last = [e["images"] for e in listener.told("score") if e["stage"].endswith("/search")]
+    assert set(chosen_by) == {32}
+    assert of_the_last > 32
 
 
 def test_the_network_before_a_round_is_recalibrated_as_those_that_are_compared_with_it(tmp_path: Path) -> None:

@@ -162,18 +162,36 @@ def test_blocks_that_cost_more_when_last_tried_are_left_alone_until_all_are_trie
     assert tried(anew) == ["-abc", "-a", "-abc"]
 
 
-def test_a_block_is_tried_again_before_it_is_cut_for_what_it_cost_earlier():
-    """Cut twice a would count 0.03 · (6/4)², so b, which cost 0.06 · (3/7)², may be cheaper; c, 0.9 · (3/7)², is not."""
+def test_a_block_that_was_cut_is_tried_again_before_it_is_cut_further():
+    """a cost 0.03, b 0.06: a is tried again first, turns out at 0.15, and b is tried before it is cut."""
+
+    class Convex(World):
+        def candidate(self, number, widths, *, trial=False):
+            found = super().candidate(number, widths, trial=trial)
+            extra = 0.04 * max(0, 7 - widths["a"])  # beyond the first cut of 3 channels
+            return (
+                found
+                if found.score is None
+                else dataclasses.replace(found, score=Score("accuracy", 0.5, found.score.loss + extra, 9))
+            )
+
+    world = Convex()
+    run(world, 0.3, step=0.1, blocks=1, balance=0.0)
+    assert (tried(world)[:3], cut(world)[:2]) == (["-abc", "-a", "b"], ["a", "b"])
+
+
+def test_narrower_blocks_are_expected_to_cost_more_before_they_are_tried():
+    """Cut twice a would count 0.03 · (6/4)², more than b, which costs 0.06 · (3/7)²."""
     world = World()
     run(world, 0.3, step=0.1, blocks=1, balance=2.0)
-    assert (tried(world)[:3], cut(world)[:2]) == (["-abc", "-a", "b"], ["a", "b"])
+    assert (tried(world), cut(world)) == (["-abc", "-b", "-a"], ["a", "b", "a"])
 
 
 def test_no_block_is_tried_that_there_is_no_room_for():
     world = World()
     run(world, 0.35, step=0.2, blocks=2, balance=0.0)
-    # after a and b, there is room for one more share of 3 channels; what c cost is more than that of either
-    assert (tried(world), cut(world)[:2]) == (["-abc", "-ab"], ["ab", "a"])
+    # after a and b, there is room for one more share of 3 channels; b and c cost more than a, which costs that again
+    assert (tried(world), cut(world)[:2]) == (["-abc", "-a"], ["ab", "a"])
 
 
 def test_a_block_that_cannot_give_its_share_is_offered_for_a_part_and_priced_as_for_a_whole():

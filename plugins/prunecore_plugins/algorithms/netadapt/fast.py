@@ -28,14 +28,16 @@ _UNKNOWN: Final = -1.0  # below every price
 
 @dataclass(frozen=True, eq=False)
 class Priced:
-    """A cut, the loss that it adds before training, and what it counts as."""
+    """A cut, the loss that it adds before training, and what that counts as: `plain`, times the odds of the block."""
 
     cut: BlockCut
     loss: float
-    price: float
+    plain: float
+    odds: float
 
-    def saved(self, base: Candidate) -> float:
-        return base.size - self.cut.size
+    @property
+    def price(self) -> float:
+        return self.plain * self.odds
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,14 +63,14 @@ def fast_search(problem: Problem, options: NetAdapt.Options) -> Steps:
             known = {} if number % options.refresh == 0 else known
             room = Room(base, left, share, options)
             priced = yield from _priced(room, cuts, known)
-            chosen = _together(room, priced)
-            known = _known(known, priced, chosen)
-            proposal = _joined(base, chosen)
+            chosen = _together(room, [one.cut for one in priced])
+            known = {**known, **{one.cut.block: one.plain for one in priced}}
+            proposal = _joined(base, [one for one in priced if one.cut in chosen])
             number += 1
         else:  # once: what a failed certificate keeps from going does not go the next time either
             planned = True
             proposal = replace(problem.plan(base, problem.target.reduce), why="the rest, planned by the criterion")
-        (base,) = yield [replace(proposal, tune=tune_of(problem, options))]
+        (base,) = yield [replace(proposal, tune=tune_of(problem, options), images=options.images)]
     return (yield from last_training(problem, base, options))
 
 
@@ -88,19 +90,17 @@ def _priced(
 ) -> Generator[Sequence[Proposal], Sequence[Candidate], list[Priced]]:
     """Cuts by their price, the cheapest first; without those whose trials failed, and those that were not worth one.
 
-    known: what blocks cost in an earlier round; those that it does not hold come first. As the network gets thinner they get dearer, so
-    the others are tried in the order of that, until none that is left cost less than what would be chosen: the lazy evaluation of
-    Minoux's accelerated greedy algorithm (1978).
+    known: what blocks cost in an earlier round; those that it does not hold come first. As blocks and network get thinner that gets
+    more, so the others are tried in the order of it, until none that is left could cost less than what would be chosen: the lazy
+    evaluation of Minoux's accelerated greedy algorithm (1978).
     """
     images = {"images": it.options.images, "calibration": it.options.calibration}
     trial: dict[str, Any] = {"tune": None, "trial": True, **images}
-    waiting = sorted(cuts, key=lambda c: known.get(c.block, _UNKNOWN))
-    count = _worth_a_trial(it, waiting, known, [])
-    batch, waiting = waiting[:count], waiting[count:]
+    bounds = {c.block: known[c.block] * _odds(it, c) if c.block in known else _UNKNOWN for c in cuts}
+    batch = _worth_a_trial(it, cuts, bounds, [], [])
     whole, *answers = yield [Proposal(kept, it.base.number, **trial) for kept in ({}, *(c.kept for c in batch))]
     tried = list(zip(batch, answers, strict=True))
-    while count := _worth_a_trial(it, waiting, known, _together(it, _prices(it, whole, tried))):
-        batch, waiting = waiting[:count], waiting[count:]
+    while batch := _worth_a_trial(it, cuts, bounds, tried, _prices(it, whole, tried)):
         more = yield [Proposal(c.kept, it.base.number, **trial) for c in batch]
         tried += zip(batch, more, strict=True)
     survivors([candidate for _, candidate in tried], "a round")
@@ -109,38 +109,43 @@ def _priced(
     raise TrainingError("netadapt: no trial of a round has a finite loss: check the weights, or lower retraining.lr")
 
 
-def _worth_a_trial(it: Room, waiting: Sequence[BlockCut], known: Mapping[str, float], chosen: Sequence[Priced]) -> int:
-    """How many of the first of `waiting` are to be tried: all that cost less than the dearest that is chosen so far, or whose price
-    nobody knows; and as many as may be chosen beside them, where there is room for any."""
-    dearest = max((one.price for one in chosen), default=0.0)
-    left = it.left - sum(one.saved(it.base) for one in chosen)
-    short = it.options.blocks - len(chosen) if any(it.base.size - c.size <= left for c in waiting) else 0
-    return min(len(waiting), max(short, sum(known.get(c.block, _UNKNOWN) < dearest for c in waiting)))
+def _worth_a_trial(
+    it: Room,
+    cuts: Sequence[BlockCut],
+    bounds: Mapping[str, float],
+    tried: Sequence[tuple[BlockCut, Candidate]],
+    priced: Sequence[Priced],
+) -> list[BlockCut]:
+    """What is to be tried next: all of whose price nothing is known; then what would be chosen, were the others as cheap as they can be."""
+    done = {cut.block for cut, _ in tried}
+    waiting = [c for c in cuts if c.block not in done]
+    if unknown := [c for c in waiting if bounds[c.block] == _UNKNOWN]:
+        return unknown
+    prices = {**bounds, **{one.cut.block: one.price for one in priced}}
+    in_order = sorted([*(one.cut for one in priced), *waiting], key=lambda c: prices[c.block])
+    return [c for c in _together(it, in_order) if c.block not in done]
 
 
 def _prices(it: Room, whole: Candidate, tried: Sequence[tuple[BlockCut, Candidate]]) -> list[Priced]:
     """The cheapest first; without cuts whose trial has no loss.
 
-    Price: the loss that a cut adds, as if it saved a whole share, times the odds of the block, gone : left, to the power `balance`.
+    Price: the loss that a cut adds, as if it saved a whole share, times the odds of the block.
     Added to the network before, recalibrated by the same images; to the best trial, where that is better still: a price is positive.
     """
     losses = [(cut, loss) for cut, candidate in tried if (loss := _loss_of(candidate)) is not None]
     before = _loss_of(whole)  # where that trial failed, the others still compare
     lowest = min([*([] if before is None else [before]), *(loss for _, loss in losses)], default=0.0)
-    loaded = {w.group: w.before for w in it.base.recipe.widths}
     found = []
     for cut, loss in losses:
-        gone = loaded.get(cut.block, cut.before) - cut.after
-        odds = (gone / cut.after) ** it.options.balance
-        price = max(loss - lowest, _LEAST) * max(1.0, it.share / (it.base.size - cut.size)) * odds
-        found.append(Priced(cut, loss - (lowest if before is None else before), price))
+        plain = max(loss - lowest, _LEAST) * max(1.0, it.share / (it.base.size - cut.size))
+        found.append(Priced(cut, loss - (lowest if before is None else before), plain, _odds(it, cut)))
     return sorted(found, key=lambda p: p.price)
 
 
-def _known(known: Mapping[str, float], priced: Sequence[Priced], chosen: Sequence[Priced]) -> dict[str, float]:
-    """What blocks cost when they were last tried; those that are cut now are others."""
-    cut = {one.cut.block for one in chosen}
-    return {b: p for b, p in {**known, **{one.cut.block: one.price for one in priced}}.items() if b not in cut}
+def _odds(it: Room, cut: BlockCut) -> float:
+    """What is gone of a block : what is left, to the power `balance`."""
+    loaded = {w.group: w.before for w in it.base.recipe.widths}
+    return float(((loaded.get(cut.block, cut.before) - cut.after) / cut.after) ** it.options.balance)
 
 
 def _loss_of(candidate: Candidate) -> float | None:
@@ -149,22 +154,22 @@ def _loss_of(candidate: Candidate) -> float | None:
     return loss if loss is not None and math.isfinite(loss) else None
 
 
-def _together(it: Room, priced: Sequence[Priced]) -> list[Priced]:
-    """The cheapest cuts that have no group in common and, by the sum of what they save, do not pass the target."""
-    chosen: list[Priced] = []
+def _together(it: Room, cuts: Sequence[BlockCut]) -> list[BlockCut]:
+    """The first of these cuts that have no group in common and, by the sum of what they save, do not pass the target."""
+    chosen: list[BlockCut] = []
     groups: set[str] = set()
     left = it.left
-    for one in priced:
-        saved = one.saved(it.base)
-        if len(chosen) < it.options.blocks and saved <= left and not groups & one.cut.kept.keys():
-            chosen.append(one)
-            groups |= one.cut.kept.keys()
+    for cut in cuts:
+        saved = it.base.size - cut.size
+        if len(chosen) < it.options.blocks and saved <= left and not groups & cut.kept.keys():
+            chosen.append(cut)
+            groups |= cut.kept.keys()
             left -= saved
     return chosen
 
 
 def _joined(base: Candidate, chosen: Sequence[Priced]) -> Proposal:
     kept = {group: index for one in chosen for group, index in one.cut.kept.items()}
-    saved = sum(one.saved(base) for one in chosen)
+    saved = sum(base.size - one.cut.size for one in chosen)
     told = ", ".join(f"{one.cut.block} ({one.loss:+.4f})" for one in chosen)
     return Proposal(kept, base.number, 1.0 - base.size + saved, why=f"the cheapest by the loss that each adds: {told}")

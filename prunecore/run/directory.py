@@ -144,7 +144,10 @@ def locked(path: Path) -> Iterator[None]:
     with opened as file:
         # a forked process (they load data) has the lock too, and may outlive this one for seconds
         os.register_at_fork(after_in_child=file.close)
-        _take(file, path)
+        try:
+            _take(file, path)
+        except OSError as error:
+            raise RunDirectoryError(f"{path}: cannot be locked: {error.strerror}; choose another --out") from error
         try:
             yield
         finally:
@@ -166,6 +169,6 @@ def _take(file: IO[str], path: Path) -> None:
 def _locks(file: IO[str], kind: int) -> bool:
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
     return True

@@ -153,6 +153,15 @@ def test_looking_whether_a_directory_is_held_refuses_nobody(tmp_path: Path) -> N
             onlooker.join(5)
 
 
+def test_a_disk_that_locks_no_files_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(RunDirectoryError, match="cannot be locked: Operation not supported; choose another --out"):
+        files.locked(tmp_path).__enter__()
+
+
 def test_the_first_free_directory(tmp_path: Path) -> None:
     for name in ("demo", "demo-2"):
         (tmp_path / name).mkdir()

@@ -32,8 +32,9 @@ class NetAdapt:
 
         Of the fast mode, where the step is 0.06 unless given: blocks: the most that are cut together, each by an equal share of
         the step. balance: how dear narrow blocks get: what a cut costs counts (gone : left of the block) to this power. refresh: every
-        so many rounds all blocks are tried, in the others those that were cut, and those that cost little enough when last tried.
-        images: of the search split that measure the loss, always the same. calibration: images that recalibrate a trial.
+        so many rounds all blocks are tried, in the others those that would be cut by what they cost when last tried.
+        images: of the search split that measure the loss of trials and of what is cut, always the same. calibration: images that
+        recalibrate a trial.
         """
 
         model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,7 +47,7 @@ class NetAdapt:
         top_n: int | None = Field(default=None, ge=1)
         blocks: int = Field(default=4, ge=1)
         balance: float = Field(default=0.5, ge=0)
-        refresh: int = Field(default=4, ge=1)
+        refresh: int = Field(default=8, ge=1)
         images: int = Field(default=512, ge=16)
         calibration: int = Field(default=128, ge=2)
 

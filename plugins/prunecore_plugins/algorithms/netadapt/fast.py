@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 STEP: Final = 0.06  # of the measure, a round
 _PARTS: Final = (1.0, 0.5, 0.25, 0.125, 0.0625)  # of a block's share of the step: the first that the block can give
 _LEAST: Final = 1e-3  # of the loss: a cut that costs less is as good as free
-_UNKNOWN: Final = -1.0  # below every price
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +95,7 @@ def _priced(
     """
     images = {"images": it.options.images, "calibration": it.options.calibration}
     trial: dict[str, Any] = {"tune": None, "trial": True, **images}
-    bounds = {c.block: known[c.block] * _odds(it, c) if c.block in known else _UNKNOWN for c in cuts}
+    bounds = {c.block: known[c.block] * _odds(it, c) for c in cuts if c.block in known}
     batch = _worth_a_trial(it, cuts, bounds, [], [])
     whole, *answers = yield [Proposal(kept, it.base.number, **trial) for kept in ({}, *(c.kept for c in batch))]
     tried = list(zip(batch, answers, strict=True))
@@ -119,7 +118,7 @@ def _worth_a_trial(
     """What is to be tried next: all of whose price nothing is known; then what would be chosen, were the others as cheap as they can be."""
     done = {cut.block for cut, _ in tried}
     waiting = [c for c in cuts if c.block not in done]
-    if unknown := [c for c in waiting if bounds[c.block] == _UNKNOWN]:
+    if unknown := [c for c in waiting if c.block not in bounds]:
         return unknown
     prices = {**bounds, **{one.cut.block: one.price for one in priced}}
     in_order = sorted([*(one.cut for one in priced), *waiting], key=lambda c: prices[c.block])
